@@ -1,4 +1,4 @@
-"""Real Valkey servers for every suite: `valkey` (one a session), `redis` (a client on its flushed database), `valkeys` (more, one test long)."""
+"""Real Valkey servers: `valkey` (one a session), `redis` (a client on its flushed database), `valkeys` (more, one test long)."""
 
 import asyncio
 import os
@@ -122,6 +122,12 @@ def valkeys(tmp_path: Path) -> Iterator[Callable[..., Valkey]]:
     yield make
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def port() -> int:
+    """A loopback port that nothing listens on."""
+    return free_port()
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if unknown:
             raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}")
         try:
-            return msgspec.convert(given, cls, strict=False)
+            return msgspec.convert(given, cls, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as ex:
             raise SettingsError(_explain(str(ex))) from ex
 
@@ -85,6 +85,11 @@ def read_secret(path: Path) -> bytes:
     if len(secret) < 32:
         raise SettingsError(f"secret file {path}: holds {len(secret)} bytes, at least 32 are needed")
     return secret
+
+
+def _decode(kind: type, value: object) -> object:
+    # msgspec asks for the types that it does not know: paths alone.
+    return kind(value)
 
 
 def _explain(message: str) -> str:

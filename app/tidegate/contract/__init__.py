@@ -1,1 +1,4 @@
-"""What the API and the operator agree on: tiers, their wire form, the Redis keys and the errors. Imports the standard library alone; both sides call it."""
+"""What the API and the operator agree on: tiers, their wire form, the Redis keys and the errors.
+
+Imports the standard library alone; both sides call it.
+"""

@@ -1,4 +1,7 @@
-"""The JSON documents that cross regional Redis: tiers one way, heartbeats the other; called by the publisher, the tier source and the status."""
+"""The JSON documents that cross regional Redis: tiers one way, heartbeats the other.
+
+Called by the operator's publisher and status, and by the API's tier source.
+"""
 
 import json
 from collections.abc import Mapping
@@ -45,7 +48,7 @@ def _dump(value: Mapping[str, Any]) -> str:
 def _load(text: bytes | str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as ex:
+    except (ValueError, RecursionError) as ex:
         raise InvalidDocumentError(f"not JSON: {ex}") from ex
     if not isinstance(value, dict):
         raise InvalidDocumentError("not a JSON object")
@@ -73,7 +76,7 @@ def decode_tier(name: str, text: bytes | str) -> TierDocument:
     value = _load(text)
     try:
         return TierDocument(tier=Tier.from_spec(name, value["spec"]), uid=str(value["uid"]), generation=int(value["generation"]))
-    except (KeyError, TypeError, ValueError, InvalidTierError) as ex:
+    except (KeyError, TypeError, ValueError, OverflowError, InvalidTierError) as ex:
         raise InvalidDocumentError(f"tier {name}: {ex}") from ex
 
 
@@ -91,5 +94,5 @@ def decode_heartbeat(text: bytes | str) -> Heartbeat:
     value = _load(text)
     try:
         return Heartbeat(int(value["revision"]), int(value["at"]), bool(value["ready"]))
-    except (KeyError, TypeError, ValueError) as ex:
+    except (KeyError, TypeError, ValueError, OverflowError) as ex:
         raise InvalidDocumentError(f"heartbeat: {ex}") from ex

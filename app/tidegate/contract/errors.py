@@ -1,4 +1,7 @@
-"""The root of Tidegate's errors and the ones both sides raise; caught by `problems.py` in the API and by the reconcile core in the operator."""
+"""The root of Tidegate's errors and the ones both sides raise.
+
+Caught by `problems.py` in the API and by the reconcile core in the operator.
+"""
 
 from dataclasses import dataclass
 

@@ -1,0 +1,123 @@
+"""The API put together: `create_app` is the only place that wires rooms, and holds the order of middleware and the route table."""
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import falcon.asgi
+from falcon.asgi import Request, Response
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tidegate import problems
+from tidegate.body import BodyMiddleware
+from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
+from tidegate.identity.key_set import KeySet
+from tidegate.identity.middleware import IdentityMiddleware
+from tidegate.identity.pseudonym import Pseudonyms
+from tidegate.identity.tokens import TokenVerifier
+from tidegate.limits.middleware import LimitsMiddleware
+from tidegate.limits.redis import RedisLimiter
+from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
+from tidegate.resources.health import Live, Ready
+from tidegate.resources.records import Records
+from tidegate.resources.tiers import Tiers
+from tidegate.resources.usage import Usage
+from tidegate.settings import Settings, read_secret
+from tidegate.store.health import StoreHealth
+from tidegate.store.redis import RedisStore
+from tidegate.telemetry import TelemetryMiddleware
+from tidegate.tiers.source import TierSource
+from tidegate.worker import draining
+
+App = falcon.asgi.App[Request, Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """What a worker holds open: the tiers it knows, the limiter and the consistent store."""
+
+    tiers: TierSource
+    limiter: RedisLimiter
+    store: RedisStore
+    store_health: StoreHealth
+    regional_redis: Redis
+
+    async def process_startup(self, scope: object, event: object) -> None:
+        """Open everything; a Redis that is away does not stop a start."""
+        await self.tiers.start()
+        await self.store_health.start()
+
+    async def process_shutdown(self, scope: object, event: object) -> None:
+        """Close everything, after the last request has been answered."""
+        await self.store_health.stop()
+        await self.tiers.stop()
+        await self.store.close()
+        await self.regional_redis.aclose()
+
+
+def create_app(settings: Settings) -> App:
+    """The ASGI application of one worker.
+
+    Raises:
+        SettingsError: A secret or key file cannot be used.
+    """
+    keys = KeySet(settings.token_keys_file)
+    adapters = _open_adapters(settings)
+    verifier = TokenVerifier(keys, issuer=settings.token_issuer, audience=settings.token_audience)
+    pseudonyms = Pseudonyms(read_secret(settings.identity_key_file))
+    # The way of a request, in order; each hands the next a typed value on `req.context`.
+    app: App = falcon.asgi.App(
+        middleware=[
+            adapters,
+            TelemetryMiddleware(settings.region),
+            BodyMiddleware(settings.maximum_body_bytes),
+            IdentityMiddleware(verifier, pseudonyms, adapters.tiers),
+            ReplayMiddleware(adapters.store, read_secret(settings.idempotency_key_file)),
+            LimitsMiddleware(adapters.limiter),
+            TransactionMiddleware(adapters.store, problems.render),
+        ]
+    )
+    problems.install(app)
+    _add_routes(app, adapters, keys)
+    return app
+
+
+def _add_routes(app: App, adapters: Adapters, keys: KeySet) -> None:
+    store, limiter = adapters.store, adapters.limiter
+    ready = Ready(
+        [
+            ("draining", lambda: not draining.started),
+            ("token-keys", lambda: not keys.is_empty),
+            ("tiers", lambda: bool(adapters.tiers.snapshot.tiers)),
+            ("region", lambda: adapters.tiers.connected),
+            ("store", lambda: adapters.store_health.is_usable),
+        ]
+    )
+    app.add_route("/livez", Live())
+    app.add_route("/readyz", ready)
+    app.add_route("/v1/usage", Usage(limiter))
+    app.add_route("/v1/tiers/{name}", Tiers())
+    app.add_route("/v1/credits", Credits(store))
+    app.add_route("/v1/credits/purchases", Purchases())
+    app.add_route("/v1/credits/purchases/{purchase_id}", PurchaseEntry(store))
+    app.add_route("/v1/records/{record_id}", Records(store))
+
+
+def _open_adapters(settings: Settings) -> Adapters:
+    regional = _redis(settings.redis_url, settings.redis_timeout_seconds)
+    store = RedisStore(_redis(settings.store_url, settings.store_timeout_seconds))
+    last_good = Path(settings.tiers_file) if settings.tiers_file else None
+    # Unique over restarts and pods, so that two workers never answer for one another.
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    tiers = TierSource(regional, worker_id=worker_id, default_tier=settings.default_tier, last_good=last_good)
+    return Adapters(tiers, RedisLimiter(regional), store, StoreHealth(store), regional)
+
+
+def _redis(url: str, timeout_seconds: float) -> Redis:
+    # No automatic retries: a script that is sent again charges twice (W11).
+    client: Redis = Redis.from_url(url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=Retry(NoBackoff(), 0))
+    return client

@@ -1,0 +1,16 @@
+"""gunicorn's configuration: `gunicorn -c python:tidegate.gunicorn_config tidegate.asgi:app`.
+
+Bind address and number of workers come from the command line.
+"""
+
+worker_class = "tidegate.worker.DrainingWorker"
+# Above the drain plus the longest request, below the pod's terminationGracePeriodSeconds.
+graceful_timeout = 25
+# A worker that has not turned its event loop for this long is killed.
+timeout = 30
+# An edge keeps connections; closing them earlier than it does would race with its next request.
+keepalive = 75
+# The heartbeat file must not be on a disk: a slow one would kill workers.
+worker_tmp_dir = "/dev/shm"  # noqa: S108 - gunicorn makes a private file in it
+# A read-only root file system has no place for it, and nobody uses it.
+control_socket_disable = True

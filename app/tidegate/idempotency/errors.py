@@ -1,0 +1,27 @@
+"""What the idempotency room refuses; `problems.py` turns it into answers."""
+
+from tidegate.contract.errors import TidegateError
+
+
+class KeyMissingError(TidegateError):
+    """A mutation without an `Idempotency-Key`."""
+
+
+class KeyInvalidError(TidegateError):
+    """The `Idempotency-Key` is not one quoted string of allowed length."""
+
+
+class KeyReusedError(TidegateError):
+    """The key belongs to an earlier, different request."""
+
+
+class MutationConflictError(TidegateError):
+    """Other mutations kept changing the same data; nothing was done, a retry may succeed."""
+
+
+class InvalidRecordError(TidegateError):
+    """A stored result is not one that `record.py` wrote; the mutation is refused rather than run again."""
+
+
+class DeterminateError(TidegateError):
+    """A handler's final answer that is an error: stored and replayed like a success (IDEM-10); resources derive theirs from it."""

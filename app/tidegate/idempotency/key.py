@@ -1,0 +1,47 @@
+"""Idempotency keys: from the header field to the name under which a result is stored; called by `middleware.py`."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+
+from tidegate.idempotency.errors import KeyInvalidError, KeyMissingError
+from tidegate.idempotency.fingerprint import join
+from tidegate.identity.principal import Principal
+
+MINIMUM_LENGTH = 16
+MAXIMUM_LENGTH = 255
+
+# RFC 9651: an Item whose bare item is a String; parameters are checked for syntax and ignored.
+_STRING = r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"'
+_NUMBER = r"-?[0-9]{1,12}\.[0-9]{1,3}|-?[0-9]{1,15}"
+_TOKEN = r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*"  # noqa: S105 - the grammar's name for it
+_OTHER = r'\?[01]|@-?[0-9]{1,15}|:[A-Za-z0-9+/]*={0,2}:|%"(?:[\x20\x21\x23\x24\x26-\x7e]|%[0-9a-f]{2})*"'
+_PARAMETER = rf"; *[a-z*][a-z0-9_.*-]*(?:=(?:{_STRING}|{_NUMBER}|{_TOKEN}|{_OTHER}))?"
+_ITEM = re.compile(rf" *({_STRING})(?:{_PARAMETER})* *")
+_ESCAPED = re.compile(r'\\(["\\])')
+
+
+def parse_key(lines: Sequence[str]) -> str:
+    """The key in the values of all `Idempotency-Key` field lines.
+
+    Raises:
+        KeyMissingError: There is no line.
+        KeyInvalidError: There are several (IDEM-3), or the one is not a quoted string of 16..255 characters (IDEM-2).
+    """
+    if not lines:
+        raise KeyMissingError("a mutation needs an Idempotency-Key")
+    item = _ITEM.fullmatch(lines[0]) if len(lines) == 1 else None
+    if item is None:
+        raise KeyInvalidError('Idempotency-Key must be one quoted string, as in "0197a5c0-6f1e-7cc3-98c8-d1f5a2b3c4d5"')
+    key = _ESCAPED.sub(r"\1", item[1][1:-1])
+    if not MINIMUM_LENGTH <= len(key) <= MAXIMUM_LENGTH:
+        raise KeyInvalidError(f"Idempotency-Key has {len(key)} characters, {MINIMUM_LENGTH}..{MAXIMUM_LENGTH} are allowed")
+    return key
+
+
+def storage_key(secret: bytes, principal: Principal, key: str) -> str:
+    """Where the result of `principal`'s mutation `key` is stored: a keyed hash, so that the raw key is at rest nowhere (IDEM-4)."""
+    parts = (principal.issuer, principal.tenant, principal.client_id, principal.subject, key)
+    digest = hmac.digest(secret, join(part.encode() for part in parts), hashlib.sha256)
+    return "result/" + digest.hex()

@@ -1,0 +1,48 @@
+"""What one run of a handler read and wants to write; made by `middleware.py`, used by resources as `req.context.unit_of_work`."""
+
+from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Write
+
+
+class UnitOfWork:
+    """Reads from `store` and remembers the versions; stages writes until `commit`."""
+
+    def __init__(self, store: ConsistentStore) -> None:
+        self._store = store
+        self._expected: dict[str, int] = {}
+        self._read: dict[str, bytes | None] = {}
+        self._writes: dict[str, bytes | None] = {}
+
+    async def read(self, key: str) -> bytes | None:
+        """The value of `key`, None if absent; own staged writes show, and a second read gives the first one's value.
+
+        Raises:
+            StoreUnavailableError: The store did not answer.
+        """
+        if key in self._writes:
+            return self._writes[key]
+        if key not in self._read:
+            found = (await self._store.read([key])).get(key)
+            self._expected[key] = found.version if found else ABSENT
+            self._read[key] = found.value if found else None
+        return self._read[key]
+
+    def write(self, key: str, value: bytes) -> None:
+        """Set `key` with the commit; read it first unless a lost update of it does no harm."""
+        self._writes[key] = value
+
+    def delete(self, key: str) -> None:
+        """Delete `key` with the commit."""
+        self._writes[key] = None
+
+    def discard_writes(self) -> None:
+        """Forget the writes; what was read still guards the commit."""
+        self._writes.clear()
+
+    async def commit(self, record: Write) -> Committed | Conflict:
+        """Carry out the writes and `record` together, if `record` does not exist yet and nothing that was read has changed.
+
+        Raises:
+            StoreUnavailableError: The store did not answer; whether the commit took effect is unknown.
+        """
+        writes = [Write(key, value) for key, value in self._writes.items()]
+        return await self._store.commit({**self._expected, record.key: ABSENT}, [*writes, record])

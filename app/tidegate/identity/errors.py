@@ -1,0 +1,11 @@
+"""Why a request has no identity; raised by this room, turned into a response by `problems.py`."""
+
+from tidegate.contract.errors import TidegateError
+
+
+class TokenMissingError(TidegateError):
+    """The request brings no Bearer token at all."""
+
+
+class InvalidTokenError(TidegateError):
+    """The token is not one we take; the text is the reason, for the log alone, and holds no part of the token but a well-formed key id."""

@@ -1,0 +1,104 @@
+"""Charges every request to its tier's windows before it runs, and says what is left; placed by `application.py`."""
+
+from typing import Any, Protocol
+
+import structlog
+from falcon.asgi import Request, Response
+
+from tidegate.contract.tier import Enforcement, OnStoreLoss, Tier
+from tidegate.limits.decision import Amounts, Decision
+from tidegate.limits.errors import LimitStoreUnavailableError, QuotaExceededError
+from tidegate.limits.fields import limit_field
+from tidegate.limits.policy import policy_of
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Limiter(Protocol):
+    """The part of `RedisLimiter` that requests need; both methods may raise `LimitStoreUnavailableError`."""
+
+    async def decide(self, tid: str, tier: Tier, amounts: Amounts) -> Decision:
+        """Charge every window or none."""
+
+    async def charge(self, tid: str, tier: Tier, *, response_bytes: int) -> Decision:
+        """Charge a response afterwards."""
+
+
+class LimitsMiddleware:
+    """Leaves the `Decision` on `req.context.decision`: None where limits do not apply or, with `onStoreLoss: Open`, cannot.
+
+    A tier in Shadow is counted as if it were enforced; refusals are only logged, and no fields promise anything.
+    Without Redis, `Closed` refuses. `Local` refuses too until workers have a local share of the limit.
+    """
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._is_store_lost = False
+
+    async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
+        """Charge the request.
+
+        Raises:
+            QuotaExceededError: A window has no room for it.
+            LimitStoreUnavailableError: Redis does not decide, and the tier is not to be served unlimited.
+        """
+        req.context.decision = None
+        if resp.complete or getattr(resource, "public", False) or not getattr(resource, "rate_limited", True):
+            return
+        decision = req.context.decision = await self._decide(req)
+        if decision is None or decision.granted:
+            return
+        if req.context.tier.enforcement is Enforcement.ENFORCE:
+            raise QuotaExceededError(decision)
+        log.info("shadow refusal", request_id=req.context.request_id, tid=req.context.tid, violated=decision.violated)
+
+    async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
+        """Charge the response's bytes where a window counts them, and set the RateLimit fields of a request that passed."""
+        decision: Decision | None = getattr(req.context, "decision", None)
+        tier: Tier | None = getattr(req.context, "tier", None)
+        if decision is None or tier is None:
+            return
+        is_enforced = tier.enforcement is Enforcement.ENFORCE
+        if is_enforced and not decision.granted:
+            return
+        policy = policy_of(tier)
+        if policy.counts_responses:
+            decision = await self._charge(req, resp) or decision
+        if is_enforced:
+            resp.set_header("RateLimit-Policy", policy.field)
+            resp.set_header("RateLimit", limit_field(decision.windows))
+
+    async def _decide(self, req: Request) -> Decision | None:
+        tier: Tier = req.context.tier
+        amounts = Amounts(policy_of(tier).cost(req.method, req.uri_template or ""), len(req.context.body))
+        try:
+            decision = await self._limiter.decide(req.context.tid, tier, amounts)
+        except LimitStoreUnavailableError as ex:
+            self._note_store(lost=True, reason=str(ex))
+            if tier.on_store_loss is OnStoreLoss.OPEN:
+                return None
+            raise
+        self._note_store(lost=False)
+        return decision
+
+    async def _charge(self, req: Request, resp: Response) -> Decision | None:
+        try:
+            return await self._limiter.charge(req.context.tid, req.context.tier, response_bytes=await _response_bytes(req, resp))
+        except LimitStoreUnavailableError as ex:
+            # The work is done and its answer is owed; the bytes go uncounted.
+            self._note_store(lost=True, reason=str(ex))
+            return None
+
+    def _note_store(self, *, lost: bool, reason: str = "") -> None:
+        if lost != self._is_store_lost:
+            self._is_store_lost = lost
+            log.warning("limits are not decided" if lost else "limits are decided again", reason=reason)
+
+
+async def _response_bytes(req: Request, resp: Response) -> int:
+    if req.method == "HEAD":
+        return 0
+    if resp.stream is not None:
+        # Not read yet: its declared length is all there is to know.
+        return int(resp.get_header("Content-Length") or 0)
+    return len(await resp.render_body() or b"")

@@ -1,0 +1,146 @@
+"""Where everything of a local run lives: files, sockets and ports; called by every other module of this room."""
+
+import os
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+from tidegate.local.errors import LocalRunError
+
+REGION_NAMES = ("frankfurt", "dublin")
+PORTS_PER_REGION = 10
+"""Edge on the first, API on the second; the rest keeps the regions' numbers easy to tell apart."""
+MAXIMUM_SOCKET_PATH_BYTES = 107
+"""`sun_path` of Linux without its final zero; longer paths cannot be bound."""
+SOCKET_SUFFIX_BYTES = 8
+"""supervisord binds `NAME.PID` first and renames it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One region of the run: its name, its directory and its two loopback ports."""
+
+    name: str
+    directory: Path
+    edge_port: int
+    api_port: int
+
+    @property
+    def redis_socket(self) -> Path:
+        """Unix socket of the region's Redis."""
+        return self.directory / "redis.sock"
+
+    @property
+    def edge_config(self) -> Path:
+        """Bootstrap of the region's Envoy."""
+        return self.directory / "edge.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Every path and port of one run.
+
+    Args:
+        state: Directory that holds the run; absolute.
+        tiers: Directory of tier manifests that the operator watches; absolute.
+        regions: The regions, the first being the one that the tour kills.
+    """
+
+    state: Path
+    tiers: Path
+    regions: tuple[Region, ...]
+
+    @classmethod
+    def at(cls, state: Path, tiers: Path, first_port: int) -> Self:
+        """The layout in directory `state`; edges on `first_port` and ten above, APIs one above each; 0 takes any free ports."""
+        state = Path(os.path.abspath(state))  # noqa: PTH100 - resolve() would follow links and lengthen socket paths
+        if first_port:
+            ports = [(first_port + PORTS_PER_REGION * n, first_port + PORTS_PER_REGION * n + 1) for n in range(len(REGION_NAMES))]
+        else:
+            free = _free_ports(2 * len(REGION_NAMES))
+            ports = list(zip(free[::2], free[1::2], strict=True))
+        regions = tuple(Region(name, state / name, edge, api) for name, (edge, api) in zip(REGION_NAMES, ports, strict=True))
+        return cls(state, tiers.absolute(), regions)
+
+    @property
+    def store(self) -> Path:
+        """Directory of the consistent store; outlives a run."""
+        return self.state / "store"
+
+    @property
+    def store_socket(self) -> Path:
+        """Unix socket of the consistent store's Valkey."""
+        return self.store / "redis.sock"
+
+    @property
+    def keys(self) -> Path:
+        """Directory of generated keys; outlives a run."""
+        return self.state / "keys"
+
+    @property
+    def logs(self) -> Path:
+        """Directory of one log file per process, started anew with each run."""
+        return self.state / "logs"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        """Unix socket on which supervisord takes commands."""
+        return self.state / "supervisor.sock"
+
+    @property
+    def operator_regions(self) -> Path:
+        """The operator's mapping of region names to Redis URLs."""
+        return self.state / "regions.json"
+
+    def sockets(self) -> tuple[Path, ...]:
+        """Every unix socket of the run."""
+        return (self.supervisor_socket, self.store_socket, *(region.redis_socket for region in self.regions))
+
+    def log(self, program: str) -> Path:
+        """Log file of a process."""
+        return self.logs / f"{program}.log"
+
+    def make_directories(self) -> None:
+        """Create what is missing, readable by the owner alone.
+
+        Raises:
+            LocalRunError: A socket's path would be too long, or a directory cannot be made.
+        """
+        longest = max((os.fsencode(path) for path in self.sockets()), key=len)
+        if len(longest) + SOCKET_SUFFIX_BYTES > MAXIMUM_SOCKET_PATH_BYTES:
+            raise LocalRunError(
+                f"the socket path {os.fsdecode(longest)} is too long: {len(longest)} bytes, unix sockets allow "
+                f"{MAXIMUM_SOCKET_PATH_BYTES - SOCKET_SUFFIX_BYTES}; choose a shorter directory, as in --state /tmp/tidegate"
+            )
+        for path in (self.state, self.store, self.keys, self.logs, *(region.directory for region in self.regions)):
+            make_private_directory(path)
+
+
+def make_private_directory(path: Path) -> None:
+    """Create a directory for the owner alone, if it is missing.
+
+    Raises:
+        LocalRunError: It cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as ex:
+        raise LocalRunError(f"cannot make the directory {path}: {ex.strerror}") from ex
+
+
+def redis_url(path: Path) -> str:
+    """URL of a Redis on a unix socket."""
+    return f"unix://{quote(str(path))}"
+
+
+def _free_ports(count: int) -> list[int]:
+    # All are held at once, or the system might give the same one twice.
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]

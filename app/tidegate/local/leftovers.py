@@ -1,0 +1,54 @@
+"""Processes that an earlier run left behind because it was killed; found by a mark in their environment, called by `run.py`."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tidegate.local.errors import LocalRunError
+
+MARK = "LOCAL_RUN_OF_TIDEGATE"
+"""Variable that every process of a run inherits; its value is the state directory."""
+END_SECONDS = 5.0
+
+
+def mark(state: Path) -> dict[str, str]:
+    """What a process of the run in directory `state` has in its environment."""
+    return {MARK: str(state)}
+
+
+def find_leftovers(state: Path) -> list[int]:
+    """Ids of the processes that belong to the run in `state`; always empty where there is no /proc."""
+    wanted = os.fsencode(f"{MARK}={state}")
+    return [pid for pid in _process_ids() if pid != os.getpid() and wanted in _environment(pid)]
+
+
+def end_leftovers(state: Path) -> int:
+    """Kill what a run in `state` left behind; returns how many processes there were.
+
+    Raises:
+        LocalRunError: One does not end.
+    """
+    found = find_leftovers(state)
+    deadline = time.monotonic() + END_SECONDS
+    while remaining := find_leftovers(state):
+        for pid in remaining:
+            # It may end between the look and the signal.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise LocalRunError(f"processes of an earlier run do not end: {', '.join(map(str, remaining))}")
+        time.sleep(0.02)
+    return len(found)
+
+
+def _process_ids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []  # ended meanwhile, or another user's

@@ -1,0 +1,68 @@
+"""What the acts of the tour play on, and the assertion that they make; called by `tour.py`."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+
+from tidegate.local.client import Answer, Client
+from tidegate.local.errors import ExpectationError, LocalRunError
+from tidegate.local.run import Run
+
+PURCHASES_PATH = "/v1/credits/purchases"
+AMOUNT = 500
+POLL_SECONDS = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the acts play on: a ready run, the enterprise token that is used throughout, and the wish to stop."""
+
+    run: Run
+    token: str
+    stop: Event
+
+    @property
+    def edges(self) -> list[int]:
+        """Ports of the edges, that of the region to be killed first."""
+        return [region.edge_port for region in self.run.layout.regions]
+
+    def get(self, port: int, path: str) -> Answer:
+        """One request on a new connection.
+
+        Raises:
+            ExpectationError: It is not answered with 200.
+        """
+        with Client(port, self.token) as client:
+            answer = client.get(path)
+        expect(answer.status == 200, f"200 to GET {path} on port {port}", (answer.status, answer.body))
+        return answer
+
+    def purchase(self, port: int, key: str) -> Answer:
+        """One purchase of `AMOUNT` on a new connection."""
+        with Client(port, self.token) as client:
+            return client.post(PURCHASES_PATH, {"amount": AMOUNT}, key)
+
+    def until(self, condition: Callable[[], bool], seconds: float, wish: str) -> float:
+        """Seconds until `condition` holds.
+
+        Raises:
+            ExpectationError: It does not within `seconds`.
+            LocalRunError: The tour is to stop.
+        """
+        began = time.monotonic()
+        while not condition():
+            if self.stop.wait(POLL_SECONDS):
+                raise LocalRunError("stopped")
+            expect(time.monotonic() - began < seconds, wish, f"not within {seconds:g} s")
+        return time.monotonic() - began
+
+
+def expect(holds: bool, wish: str, found: object = "") -> None:
+    """Go on if an assertion holds.
+
+    Raises:
+        ExpectationError: It does not; the text says what was expected and what was found.
+    """
+    if not holds:
+        raise ExpectationError(f"expected: {wish}; found: {found}")

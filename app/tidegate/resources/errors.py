@@ -1,0 +1,28 @@
+"""What the resources refuse; `problems.py` turns it into answers."""
+
+from tidegate.contract.errors import TidegateError, Violation
+from tidegate.idempotency.errors import DeterminateError
+
+
+class RecordNotFoundError(DeterminateError):
+    """The caller's tenant has no such object; other tenants' objects look the same (OWASP API1)."""
+
+
+class ForbiddenTierError(TidegateError):
+    """The tier is not the caller's; answered as if it did not exist."""
+
+
+class InvalidContentError(TidegateError):
+    """The body is not acceptable JSON; the text says why."""
+
+
+class UnsupportedContentTypeError(TidegateError):
+    """The body is not `application/json` in UTF-8."""
+
+
+class InvalidMembersError(TidegateError):
+    """The JSON is sound but its members are not; `violations` names every one."""
+
+    def __init__(self, violations: tuple[Violation, ...]) -> None:
+        super().__init__("; ".join(map(str, violations)))
+        self.violations = violations

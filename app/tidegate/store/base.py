@@ -1,0 +1,61 @@
+"""The port of the consistent store: versioned reads and one conditional commit; called by the idempotency room and the resources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+ABSENT = 0
+"""Expected version of a key that must not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """A value and the version of the commit that wrote it; a version is never given twice, not even after a deletion."""
+
+    value: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Sets `key` to `value`, or deletes it if `value` is None.
+
+    Args:
+        key: Name inside the store.
+        value: New value; None deletes.
+        retention_seconds: The value disappears this long after the commit; None keeps it for ever.
+    """
+
+    key: str
+    value: bytes | None
+    retention_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """All writes are durable; `version` is the version of every one of them."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Nothing was written: `keys` no longer have the expected versions."""
+
+    keys: tuple[str, ...]
+
+
+class ConsistentStore(Protocol):
+    """Linearizable keys and values; every method raises StoreUnavailableError when the store cannot answer."""
+
+    async def read(self, keys: Sequence[str]) -> dict[str, Versioned]:
+        """The values of `keys`; an absent key is missing in the answer."""
+
+    async def commit(self, expected: Mapping[str, int], writes: Sequence[Write]) -> Committed | Conflict:
+        """Carry out all `writes` if every key of `expected` still has its version (`ABSENT`: does not exist), else none."""
+
+    async def check(self) -> None:
+        """Raise StoreMisconfiguredError if the store may lose what it acknowledged."""
+
+    async def close(self) -> None:
+        """Release the connections."""

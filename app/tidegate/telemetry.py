@@ -1,0 +1,74 @@
+"""Request ids, the access log and the log format; called by `application.py` first of all middleware and by `asgi.py` once at start."""
+
+import logging
+import sys
+import time
+import uuid
+from typing import Any
+
+import msgspec
+import structlog
+from falcon.asgi import Request, Response
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+def configure_logging(level: str) -> None:
+    """Write our own log as JSON lines of at least `level` to standard error."""
+    numeric = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(numeric),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_serialize),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _serialize(event: dict[str, Any], **_: object) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()
+
+
+def _request_id(given: str | None) -> str:
+    # Envoy sends a UUID; anything else a client may send is not worth trusting in logs.
+    try:
+        return str(uuid.UUID(given)) if given else str(uuid.uuid4())
+    except ValueError:
+        return str(uuid.uuid4())
+
+
+class TelemetryMiddleware:
+    """Gives every request an id, every response its id and region, and the log one line about both.
+
+    Args:
+        region: Name of this worker's region, sent as `Tidegate-Region`.
+    """
+
+    def __init__(self, region: str) -> None:
+        self._region = region
+
+    async def process_request(self, req: Request, resp: Response) -> None:
+        """Note the start and the id of the request."""
+        req.context.started = time.perf_counter()
+        req.context.request_id = _request_id(req.get_header("X-Request-Id"))
+
+    async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
+        """Name the id and the region, and log the request; never its query, headers or body, which may hold secrets."""
+        resp.set_header("X-Request-Id", req.context.request_id)
+        resp.set_header("Tidegate-Region", self._region)
+        if getattr(resource, "public", False):
+            return
+        log.info(
+            "request",
+            request_id=req.context.request_id,
+            method=req.method,
+            route=req.uri_template,
+            status=resp.status_code,
+            tid=getattr(req.context, "tid", None),
+            tier=getattr(getattr(req.context, "tier", None), "name", None),
+            milliseconds=round((time.perf_counter() - req.context.started) * 1000, 2),
+        )

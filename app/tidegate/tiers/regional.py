@@ -1,0 +1,98 @@
+"""What the tier source says to the region's Redis: read the tiers, listen for changes, report and withdraw; called by `source.py`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from tidegate.contract import keys
+from tidegate.contract.errors import TidegateError
+
+SILENT_MILLISECONDS = 10_000
+"""Ten missed heartbeats: a worker that is only slow stays on the roster."""
+CALL_SECONDS = 2.0
+"""Longest time for any one call, whatever the client's own timeouts are."""
+
+_HEARTBEAT = Path(__file__).with_name("heartbeat.lua").read_text()
+
+
+class RegionUnreachableError(TidegateError):
+    """The region's Redis does not answer, or not as it must."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The texts of all tiers as they were at one revision."""
+
+    revision: int
+    texts: Mapping[str, bytes]
+
+
+class RegionalTiers:
+    """One worker's side of the tier keys.
+
+    Every method raises `RegionUnreachableError` when Redis does not answer in time or as it must.
+
+    Args:
+        redis: Client of the region's Redis, returning bytes.
+        worker_id: Unique name of this worker on the roster.
+    """
+
+    def __init__(self, redis: Redis, *, worker_id: str) -> None:
+        self._redis = redis
+        self._worker_id = worker_id
+        self._heartbeat = redis.register_script(_HEARTBEAT)
+
+    def channel(self) -> PubSub:
+        """A subscription yet to be opened with `subscribe`; close it by leaving its context."""
+        return self._redis.pubsub()
+
+    async def subscribe(self, channel: PubSub) -> None:
+        """Listen for changes of the tiers; on return Redis has confirmed, so nothing published later is missed."""
+        async with _call():
+            await channel.subscribe(keys.TIERS_CHANNEL)
+            while not await channel.get_message(timeout=CALL_SECONDS):
+                pass
+
+    async def wait(self, channel: PubSub, seconds: float) -> None:
+        """Return at the next message, or after `seconds` without one."""
+        async with _call(seconds + CALL_SECONDS):
+            await channel.get_message(ignore_subscribe_messages=True, timeout=seconds)
+
+    async def read(self) -> Published | None:
+        """The tiers and their revision, of one instant; None while the region has no revision, as after a flush."""
+        async with _call(), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.get(keys.REVISION)
+            pipeline.hgetall(keys.TIERS)
+            revision, texts = await pipeline.execute()
+            if revision is None:
+                return None
+            return Published(int(revision), {name.decode(errors="replace"): text for name, text in texts.items()})
+
+    async def report(self, *, revision: int, ready: bool) -> int | None:
+        """Say what this worker enforces; returns the region's revision, None if it has none."""
+        arguments: list[str | int] = [self._worker_id, revision, "true" if ready else "false", keys.WORKERS_CHANNEL, SILENT_MILLISECONDS]
+        async with _call():
+            answer = await self._heartbeat(keys=[keys.WORKERS, keys.REVISION], args=arguments)
+            return None if answer is None else int(answer)
+
+    async def withdraw(self) -> None:
+        """Leave the roster and say so."""
+        async with _call(), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hdel(keys.WORKERS, self._worker_id)
+            pipeline.publish(keys.WORKERS_CHANNEL, self._worker_id)
+            await pipeline.execute()
+
+
+@asynccontextmanager
+async def _call(seconds: float = CALL_SECONDS) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except (RedisError, OSError, TimeoutError, ValueError) as ex:
+        raise RegionUnreachableError(f"{type(ex).__name__}: {ex}") from ex

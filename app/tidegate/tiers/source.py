@@ -1,0 +1,174 @@
+"""`TierSource`: keeps a worker's tiers those of its region; run by `application.py`, asked by the identity step."""
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import structlog
+from redis.asyncio import Redis
+
+from tidegate.contract.tier import Tier
+from tidegate.tiers import last_good as last_good_file
+from tidegate.tiers.errors import TiersUnavailableError
+from tidegate.tiers.last_good import LastGoodError
+from tidegate.tiers.regional import Published, RegionalTiers, RegionUnreachableError
+from tidegate.tiers.snapshot import Documents, TierSnapshot
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+HEARTBEAT_SECONDS = 1.0
+"""Also how stale the tiers can be while messages are lost: each heartbeat brings the region's revision back."""
+CONNECTED_SECONDS = 3.0
+START_SECONDS = 2.0
+"""How long a start waits for Redis before it goes on with what the disk holds."""
+RETRY_SECONDS = (0.05, 1.0)
+"""First and longest pause between attempts; it doubles, with jitter, so that workers do not come back all at once."""
+LOGGED_NAMES = 100
+CANCELLATION_SECONDS = 0.1
+"""After this long without effect a cancellation is repeated."""
+
+
+class TierSource:
+    """The tiers in force, swapped whole within a moment of a change; the last ones stay while Redis is away, empty or wrong.
+
+    Args:
+        redis: Client of the region's Redis, with timeouts and without retries; stays open at `stop`.
+        worker_id: Unique name of this worker among those of the region.
+        default_tier: Tier of whoever names an unknown one.
+        last_good: File that keeps the tiers for a start without Redis; None: they are not kept.
+    """
+
+    def __init__(self, redis: Redis, *, worker_id: str, default_tier: str, last_good: Path | None) -> None:
+        self._region = RegionalTiers(redis, worker_id=worker_id)
+        self._default_tier = default_tier
+        self._last_good = last_good
+        self._documents = Documents()
+        self._snapshot = self._documents.snapshot
+        self._loaded_revision = 0
+        self._heard_at = float("-inf")
+        self._failures = 0
+        self._unknown: set[str] = set()
+        self._attempted = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
+
+    @property
+    def snapshot(self) -> TierSnapshot:
+        """The tiers in force; take it once and use it for a whole decision."""
+        return self._snapshot
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis has answered a heartbeat in the last `CONNECTED_SECONDS`."""
+        return time.monotonic() - self._heard_at < CONNECTED_SECONDS
+
+    def tier(self, name: str) -> Tier:
+        """The tier called `name`, or the default tier when there is none.
+
+        Raises:
+            TiersUnavailableError: The default tier is not known either.
+        """
+        tiers = self._snapshot.tiers
+        tier = tiers.get(name) or tiers.get(self._default_tier)
+        if tier is None:
+            raise TiersUnavailableError(f"neither tier {name!r} nor the default tier {self._default_tier!r} is known")
+        if tier.name != name:
+            self._note_unknown(name)
+        return tier
+
+    async def start(self) -> None:
+        """Take the tiers from Redis, or from the disk if Redis is away, and follow changes until `stop`."""
+        self._recall()
+        self._following = asyncio.create_task(self._follow(), name="tiers")
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._attempted.wait()
+        except TimeoutError:
+            log.warning("tiers not loaded yet", seconds=START_SECONDS, revision=self._snapshot.revision)
+
+    async def stop(self) -> None:
+        """Stop following and leave the region's roster."""
+        if self._following is None:
+            return
+        # More than once, if need be: redis-py can lose a cancellation that meets a call in flight.
+        while not self._following.done():
+            self._following.cancel()
+            await asyncio.wait([self._following], timeout=CANCELLATION_SECONDS)
+        self._following = None
+        try:
+            await self._region.withdraw()
+        except RegionUnreachableError as ex:
+            log.info("heartbeat not withdrawn, it will lapse", reason=str(ex))
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except RegionUnreachableError as ex:
+                self._attempted.set()
+                await self._pause(ex)
+
+    async def _listen(self) -> None:
+        # Subscribed first and loaded second: a change in between is a message that waits.
+        async with self._region.channel() as channel:
+            await self._region.subscribe(channel)
+            while True:
+                await self._synchronise()
+                await self._region.wait(channel, HEARTBEAT_SECONDS)
+
+    async def _synchronise(self) -> None:
+        before = self._documents
+        # A region without a revision has lost its data: the operator fills it again, and until then the last tiers stay.
+        while await self._report() not in (None, self._loaded_revision):
+            published = await self._region.read()
+            if published is not None:
+                self._swap(published)
+        self._attempted.set()
+        if self._documents is not before:
+            await self._save()
+
+    async def _report(self) -> int | None:
+        revision = await self._region.report(revision=self._snapshot.revision, ready=bool(self._snapshot.tiers))
+        if self._failures:
+            log.info("region reached again", revision=revision)
+        self._failures = 0
+        self._heard_at = time.monotonic()
+        return revision
+
+    def _swap(self, published: Published) -> None:
+        self._documents = self._documents.follow(published.revision, published.texts)
+        self._snapshot = self._documents.snapshot
+        self._loaded_revision = published.revision
+        self._unknown.clear()
+        log.info("tiers swapped", revision=published.revision, enforced=self._snapshot.revision, tiers=sorted(self._snapshot.tiers))
+
+    def _recall(self) -> None:
+        if self._last_good is None:
+            return
+        try:
+            self._documents = last_good_file.load(self._last_good)
+        except LastGoodError as ex:
+            log.warning("last good tiers not read", reason=str(ex))
+        self._snapshot = self._documents.snapshot
+        self._loaded_revision = self._snapshot.revision
+
+    async def _save(self) -> None:
+        if self._last_good is None:
+            return
+        try:
+            await asyncio.to_thread(last_good_file.save, self._last_good, self._documents)
+        except LastGoodError as ex:
+            log.warning("last good tiers not saved", reason=str(ex))
+
+    async def _pause(self, reason: RegionUnreachableError) -> None:
+        if not self._failures:
+            log.warning("region not reached, the last tiers stay", reason=str(reason), revision=self._snapshot.revision)
+        self._failures += 1
+        first, longest = RETRY_SECONDS
+        seconds = min(longest, first * 2 ** min(self._failures, 10))
+        await asyncio.sleep(seconds * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+
+    def _note_unknown(self, name: str) -> None:
+        if name not in self._unknown and len(self._unknown) < LOGGED_NAMES:
+            self._unknown.add(name)
+            log.warning("unknown tier, the default one is used", tier=name, default=self._default_tier)

@@ -1,0 +1,58 @@
+"""The gunicorn worker that drains: readiness goes off first, requests are served on, then it stops; named by `gunicorn_config.py`.
+
+Order of a stop (OPS-2): SIGTERM -> `/readyz` says 503 -> `drain_seconds` for endpoints and edges to notice -> no new connections
+-> requests in flight end -> Redis connections close -> exit. gunicorn's `graceful_timeout` bounds the whole.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from types import FrameType
+
+from gunicorn.arbiter import Arbiter
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
+
+from tidegate.settings import Settings
+
+
+class Draining:
+    """Whether this process has been told to stop; one a process, as signals are."""
+
+    def __init__(self) -> None:
+        self.started = False
+
+
+draining = Draining()
+
+
+class DrainingServer(Server):
+    """A uvicorn server that goes on serving for `drain_seconds` after the first signal to stop."""
+
+    def __init__(self, worker: "DrainingWorker", drain_seconds: float) -> None:
+        super().__init__(config=worker.config)
+        self._drain_seconds = drain_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Start to drain, or stop at once at a second signal."""
+        if draining.started or sig != signal.SIGTERM:
+            super().handle_exit(sig, frame)
+            return
+        draining.started = True
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, super().handle_exit, sig, frame)
+
+
+class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # the package has no type information
+    """uvicorn on uvloop and httptools, draining; `TIDEGATE_DRAIN_SECONDS` says how long."""
+
+    CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "server_header": False, "access_log": False, "lifespan": "on"}
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = DrainingServer(self, Settings.from_environment(os.environ).drain_seconds)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -1,0 +1,53 @@
+"""Carries one tier into, or out of, one watched region: read, plan, act; called by the reconciler."""
+
+from collections.abc import Callable
+
+import structlog
+
+from tidegate.contract.codec import TierDocument
+from tidegate_operator.errors import RegionUnreachableError
+from tidegate_operator.observation import Observation
+from tidegate_operator.plan import Publish, Retire, plan
+from tidegate_operator.publisher import Publisher
+from tidegate_operator.regions import RegionWatch
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+async def publish_into(watch: RegionWatch, name: str, document: TierDocument | None, *, on_write: Callable[[], None]) -> Observation:
+    """Have the region hold `document`, or only look when it is None; `on_write` is called before anything is written."""
+    publisher = watch.publisher
+    if watch.problem:
+        return Observation(publisher.region, problem=watch.problem)
+    try:
+        seen = await publisher.read(name)
+        action = plan(document, seen.stored) if document else None
+        if isinstance(action, Publish):
+            on_write()
+            await _publish(publisher, action.document)
+            seen = await publisher.read(name)
+    except RegionUnreachableError as ex:
+        return Observation(publisher.region, problem=f"its Redis failed ({ex.cause})")
+    return seen
+
+
+async def retire_from(watch: RegionWatch, name: str, uid: str) -> bool:
+    """Have the region hold no tier `name` of this uid; False when it could not be reached."""
+    publisher = watch.publisher
+    if watch.problem:
+        return False
+    try:
+        stored = (await publisher.read(name)).stored
+        action = plan(None, stored if stored and stored.uid == uid else None)
+        if isinstance(action, Retire):
+            outcome = await publisher.retire(action.name, action.uid)
+            log.info("tier retired", tier=name, region=publisher.region, outcome=outcome)
+    except RegionUnreachableError:
+        return False
+    return True
+
+
+async def _publish(publisher: Publisher, document: TierDocument) -> None:
+    outcome = await publisher.publish(document)
+    level = log.warning if outcome == "refused" else log.info
+    level("tier written", tier=document.tier.name, region=publisher.region, generation=document.generation, outcome=outcome)

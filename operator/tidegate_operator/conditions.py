@@ -1,0 +1,79 @@
+"""The four conditions of a tier, as metav1.Condition, without I/O; called by `status.py`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidegate_operator.desired import DesiredTier
+from tidegate_operator.observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    kind: str
+    holds: bool
+    reason: str
+    message: str
+
+
+def conditions(
+    tier: DesiredTier, observations: Sequence[Observation], regions: Sequence[Mapping[str, Any]], *, now: str
+) -> list[dict[str, Any]]:
+    """Accepted, Programmed, Degraded, Ready; each keeps the time of its last flip, or takes `now`."""
+    verdicts = (_accepted(tier), _programmed(tier, observations), _degraded(observations), _ready(tier, regions))
+    before = {condition.get("type"): condition for condition in tier.last_status.get("conditions", ())}
+    return [_condition(verdict, before.get(verdict.kind, {}), tier.generation, now) for verdict in verdicts]
+
+
+def _condition(verdict: _Verdict, before: Mapping[str, Any], generation: int, now: str) -> dict[str, Any]:
+    status = str(verdict.holds)
+    has_flipped = before.get("status") != status
+    return {
+        "type": verdict.kind,
+        "status": status,
+        "observedGeneration": generation,
+        "lastTransitionTime": now if has_flipped else before.get("lastTransitionTime", now),
+        "reason": verdict.reason,
+        "message": verdict.message,
+    }
+
+
+def _accepted(tier: DesiredTier) -> _Verdict:
+    if tier.violations:
+        return _Verdict("Accepted", False, "InvalidSpec", f"{_refusal(tier)}: {'; '.join(map(str, tier.violations))}"[:4096])
+    return _Verdict("Accepted", True, "Accepted", "The spec is valid")
+
+
+def _refusal(tier: DesiredTier) -> str:
+    kept = f"generation {tier.document.generation} stays enforced" if tier.document else "what was published before stays"
+    return f"Generation {tier.generation} is refused, {kept}"
+
+
+def _programmed(tier: DesiredTier, observations: Sequence[Observation]) -> _Verdict:
+    if tier.violations:
+        return _Verdict("Programmed", False, "InvalidSpec", _refusal(tier))
+    missing = [seen.region for seen in observations if seen.document != tier.document]
+    if not missing:
+        return _Verdict("Programmed", True, "Programmed", "Every region holds this generation")
+    reason = "RegionUnreachable" if all(seen.view is None for seen in observations if seen.region in missing) else "Pending"
+    return _Verdict("Programmed", False, reason, f"Not published in {', '.join(missing)}")
+
+
+def _degraded(observations: Sequence[Observation]) -> _Verdict:
+    lost = [f"{seen.region}: {seen.problem}" for seen in observations if seen.view is None]
+    if lost:
+        return _Verdict("Degraded", True, "RegionUnreachable", "; ".join(lost))
+    idle = [seen.region for seen in observations if seen.view and not seen.view.ready]
+    if idle:
+        return _Verdict("Degraded", True, "NoReadyWorkers", f"No worker reports in {', '.join(idle)}")
+    return _Verdict("Degraded", False, "AsExpected", "Every region answers and has workers")
+
+
+def _ready(tier: DesiredTier, regions: Sequence[Mapping[str, Any]]) -> _Verdict:
+    if tier.violations:
+        return _Verdict("Ready", False, "InvalidSpec", _refusal(tier))
+    waiting = [region["name"] for region in regions if region["state"] != "Ready"]
+    if not waiting:
+        return _Verdict("Ready", True, "Enforced", "Every ready worker of every region enforces this generation")
+    is_lost = any(region["state"] == "Unreachable" for region in regions)
+    return _Verdict("Ready", False, "RegionUnreachable" if is_lost else "Progressing", f"Not yet enforced in {', '.join(waiting)}")

@@ -1,0 +1,76 @@
+"""What is wanted of a tier: made from an object's spec by both entry points, carried out by the reconciler."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidegate.contract.codec import TierDocument
+from tidegate.contract.errors import InvalidTierError, Violation
+from tidegate.contract.tier import Admission, Lane, OnStoreLoss, Tier
+
+NOT_ENFORCED = "NotEnforced"
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredTier:
+    """A tier as its object or file wants it.
+
+    Args:
+        document: What is to be enforced; None while no valid spec was seen, and then the regions are left alone.
+        generation: Newest generation seen; differs from the document's while the newest spec is refused.
+        violations: Why the newest spec is refused; empty when it was accepted.
+        status: The status that the object carries now; None when only the operator itself knows it.
+        observed_at: Monotonic seconds at which this generation was first seen.
+    """
+
+    name: str
+    uid: str
+    generation: int
+    document: TierDocument | None
+    violations: tuple[Violation, ...] = ()
+    status: Mapping[str, Any] | None = None
+    observed_at: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def last_status(self) -> Mapping[str, Any]:
+        """The status before this look, empty when there is none."""
+        return self.status or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All wanted tiers by name; only a complete one proves that a tier is gone."""
+
+    tiers: Mapping[str, DesiredTier]
+    is_complete: bool
+
+
+def desired_tier(name: str, uid: str, generation: int, spec: object, *, status: Mapping[str, Any] | None = None) -> DesiredTier:
+    """Read a spec; one that breaks rules yields a tier without a document that carries the violations."""
+    try:
+        document = TierDocument(Tier.from_spec(name, spec), uid, generation)
+    except InvalidTierError as ex:
+        return DesiredTier(name, uid, generation, None, ex.violations, status)
+    return DesiredTier(name, uid, generation, document, (), status)
+
+
+def not_enforced(tier: Tier) -> tuple[Violation, ...]:
+    """The fields that ask for something that this version accepts but does not carry out yet."""
+    # The API server fills in defaults, so a field that was written with its default value cannot be told from an absent one.
+    given, usual = tier.admission, Admission()
+    found = [
+        ("spec.admission.weight", given.weight != usual.weight),
+        ("spec.admission.maxInFlight", given.max_in_flight != usual.max_in_flight),
+        ("spec.admission.queue.maxWait", given.queue_max_wait_milliseconds != usual.queue_max_wait_milliseconds),
+        ("spec.admission.queue.maxDepth", given.queue_max_depth != usual.queue_max_depth),
+        ("spec.cache.lane", tier.cache.lane is not Lane.NONE),
+        ("spec.degradation.onStoreLoss", tier.on_store_loss is OnStoreLoss.LOCAL),
+    ]
+    return tuple(Violation(path, NOT_ENFORCED, _not_enforced_message(path)) for path, is_asked in found if is_asked)
+
+
+def _not_enforced_message(path: str) -> str:
+    if path.startswith("spec.degradation"):
+        return "Local is accepted but not enforced by this version: while a region's Redis is lost, requests are refused as with Closed"
+    return "is accepted but not enforced by this version"

@@ -1,0 +1,107 @@
+"""The operator without a cluster: `python -m tidegate_operator.directory DIR` enforces the manifests in DIR and follows its edits."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+from watchfiles import awatch
+
+from tidegate.contract.errors import TidegateError
+from tidegate_operator.desired import DesiredTier
+from tidegate_operator.errors import DirectoryError, SourceUnavailableError
+from tidegate_operator.logs import configure_logging
+from tidegate_operator.manifests import SUFFIXES, ManifestDirectory
+from tidegate_operator.publisher import Publisher
+from tidegate_operator.reconciler import Reconciler
+from tidegate_operator.settings import Settings
+from tidegate_operator.status import is_enforced, summary
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+STEP_MILLISECONDS = 50
+"""Changes closer together than this are one: editors remove and make a file anew when they save."""
+
+
+class EnforcementLog:
+    """Says in one line when a tier's content is enforced everywhere, once for each generation; takes the statuses of the reconciler."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, int] = {}
+
+    async def report(self, tier: DesiredTier, status: Mapping[str, Any]) -> None:
+        """Log the line when it is news."""
+        if not is_enforced(status) or self._said.get(tier.name) == tier.generation:
+            return
+        self._said[tier.name] = tier.generation
+        seconds = time.monotonic() - tier.observed_at
+        sentence = f"{summary(tier.name, status)} after {seconds:.2f} s"
+        log.info(sentence, tier=tier.name, generation=tier.generation)
+
+
+async def serve(directory: Path, publishers: list[Publisher], stop: asyncio.Event) -> None:
+    """Enforce the manifests in `directory` until `stop` is set.
+
+    Raises:
+        DirectoryError: At the start the directory is missing or holds no manifest; nothing was changed in any region.
+    """
+    source = ManifestDirectory(directory)
+    _require_manifests(directory, source)
+    reconciler = Reconciler(publishers, source, EnforcementLog())
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(reconciler.run()), group.create_task(_follow(directory, reconciler, stop))]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+    finally:
+        for publisher in publishers:
+            await publisher.aclose()
+
+
+def main() -> int:
+    """The command; returns its exit code: 0 after SIGTERM or SIGINT, 2 when the settings or the directory are unusable."""
+    if len(sys.argv) != 2:
+        print("usage: python -m tidegate_operator.directory DIR", file=sys.stderr)  # noqa: T201 - no log is configured yet
+        return 2
+    try:
+        settings = Settings.from_environment(os.environ)
+        configure_logging(settings.log_level, settings.log_format)
+        asyncio.run(_serve_until_signalled(Path(sys.argv[1]), settings.publishers()))
+    except TidegateError as ex:
+        print(f"tidegate operator: {ex}", file=sys.stderr)  # noqa: T201 - for the person who started it
+        return 2
+    return 0
+
+
+async def _serve_until_signalled(directory: Path, publishers: list[Publisher]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(directory, publishers, stop)
+
+
+def _require_manifests(directory: Path, source: ManifestDirectory) -> None:
+    try:
+        paths = source.paths()
+    except SourceUnavailableError as ex:
+        raise DirectoryError(str(ex)) from ex
+    if not paths:
+        raise DirectoryError(f"directory {directory}: holds no manifest ({', '.join('*' + suffix for suffix in SUFFIXES)})")
+
+
+async def _follow(directory: Path, reconciler: Reconciler, stop: asyncio.Event) -> None:
+    async for _ in awatch(directory, stop_event=stop, step=STEP_MILLISECONDS, recursive=False):
+        try:
+            await reconciler.resync()
+        except SourceUnavailableError as ex:
+            log.error("the manifests cannot be read, the known tiers stay", cause=str(ex))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The operator's log format; called once at start by both entry points."""
+
+import logging
+import sys
+from typing import Any
+
+import msgspec
+import structlog
+
+
+def configure_logging(level: str, form: str) -> None:
+    """Write lines of at least `level` to standard error, as JSON or, when `form` is plain, for a terminal."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=False) if form == "plain" else structlog.processors.JSONRenderer(serializer=_serialize),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _serialize(event: dict[str, Any], **_: object) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()

@@ -1,0 +1,149 @@
+"""One region's Redis as the operator uses it: read, publish, retire, listen to workers; called by the reconciler and the region watch."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from typing import Any, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from tidegate.contract import keys
+from tidegate.contract.codec import Heartbeat, TierDocument, decode_heartbeat, encode_tier
+from tidegate.contract.errors import InvalidDocumentError
+from tidegate_operator.errors import RegionUnreachableError
+from tidegate_operator.observation import Observation, RegionView, region_view, stored_tier
+
+_KEYS = (keys.TIERS, keys.REVISION)
+
+
+def _script(name: str) -> str:
+    return (files("tidegate_operator") / name).read_text()
+
+
+class Publisher:
+    """Carries tiers into one region. Every call ends within the client's timeout and raises RegionUnreachableError when Redis fails.
+
+    Args:
+        region: Name of the region.
+        redis: Its client, without automatic retries, so that no call takes longer than its timeout says.
+    """
+
+    last_revision: int | None = None
+    """The region's revision as far as the region watch and our own writes account for it; another one is somebody else's doing."""
+
+    def __init__(self, region: str, redis: Redis) -> None:
+        self.region = region
+        self._redis = redis
+        self._publish = redis.register_script(_script("publish.lua"))
+        self._retire = redis.register_script(_script("retire.lua"))
+
+    @classmethod
+    def connect(cls, region: str, url: str, *, timeout_seconds: float) -> Self:
+        """A publisher for the Redis at `url`; nothing is sent before the first call."""
+        retry = Retry(NoBackoff(), 0)
+        return cls(region, Redis.from_url(url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=retry))
+
+    async def view(self) -> RegionView:
+        """The region's revision and its workers."""
+        return (await self.read(None)).view or RegionView()
+
+    async def read(self, name: str | None) -> Observation:
+        """The region and its copy of tier `name`, all of one moment; a copy that cannot be read counts as absent."""
+        with self._translated():
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.get(keys.REVISION)
+                pipeline.hgetall(keys.WORKERS)
+                pipeline.time()
+                if name is not None:
+                    pipeline.hget(keys.TIERS, name)
+                revision, workers, (seconds, microseconds), *stored = await pipeline.execute()
+        now_milliseconds = seconds * 1000 + microseconds // 1000
+        view = region_view(int(revision) if revision else None, _heartbeats(workers), now_milliseconds=now_milliseconds)
+        # Without a revision no worker loads the tiers, so what is stored counts as not published.
+        copy = stored_tier(name, stored[0]) if name and stored[0] and revision else None
+        return Observation(self.region, view, copy)
+
+    async def uids(self) -> dict[str, str]:
+        """Names of all tiers that the region holds, with their uids; a uid that cannot be read is empty."""
+        with self._translated():
+            stored = await _awaited(self._redis.hgetall(keys.TIERS))
+        return {name: stored_tier(name, text).uid for name, text in ((field.decode(), text) for field, text in stored.items())}
+
+    async def publish(self, document: TierDocument) -> str:
+        """Publish: "published", "equal" (it was there, nothing changed) or "refused" (a newer generation of the same uid is there)."""
+        arguments: list[str | int] = [document.tier.name, encode_tier(document), document.uid, document.generation, keys.TIERS_CHANNEL]
+        return await self._run(self._publish, arguments)
+
+    async def retire(self, name: str, uid: str) -> str:
+        """Remove: "retired", or "kept" when the tier is not there or belongs to another uid."""
+        return await self._run(self._retire, [name, uid, keys.TIERS_CHANNEL])
+
+    @asynccontextmanager
+    async def reports(self) -> AsyncIterator["Reports"]:
+        """Listen to the region's workers for as long as the context lasts."""
+        pubsub = self._redis.pubsub()
+        try:
+            with self._translated():
+                await pubsub.subscribe(keys.WORKERS_CHANNEL)
+            yield Reports(self, pubsub)
+        finally:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def _run(self, script: Any, arguments: list[str | int]) -> str:
+        with self._translated():
+            outcome, before, after = await script(keys=_KEYS, args=arguments)
+        # Only an unbroken chain counts as our own: a write right after a flush must not hide the flush from the watch.
+        if (int(before) or None) == self.last_revision:
+            self.last_revision = int(after) or None
+        return str(outcome.decode())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError, TimeoutError) as ex:
+            # The class alone: the text of connection errors holds addresses.
+            raise RegionUnreachableError(self.region, type(ex).__name__) from ex
+        _raise_if_cancelled()
+
+
+class Reports:
+    """The stream of worker ids that began to enforce another revision."""
+
+    def __init__(self, publisher: Publisher, pubsub: PubSub) -> None:
+        self._publisher = publisher
+        self._pubsub = pubsub
+
+    async def wait(self, seconds: float) -> None:
+        """Return at the next report, or after `seconds` without one."""
+        with self._publisher._translated():
+            await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=seconds)
+
+
+def _raise_if_cancelled() -> None:
+    # redis-py sends through asyncio.wait_for, which before Python 3.12 loses a cancellation that meets the end of the send.
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _awaited(reply: Awaitable[Any] | Any) -> Any:
+    # redis-py types the replies of both its clients as one union.
+    return await reply
+
+
+def _heartbeats(workers: Mapping[bytes, bytes]) -> Iterator[Heartbeat]:
+    for text in workers.values():
+        try:
+            yield decode_heartbeat(text)
+        except InvalidDocumentError:
+            continue

@@ -1,0 +1,181 @@
+"""Brings every region to the wanted tiers and reports what they enforce; driven by events, region watches and a slow resync."""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+
+from tidegate_operator.carry import publish_into, retire_from
+from tidegate_operator.desired import DesiredTier, Listing
+from tidegate_operator.errors import RegionUnreachableError, ReportError, SourceUnavailableError
+from tidegate_operator.observation import Observation
+from tidegate_operator.publisher import Publisher
+from tidegate_operator.regions import Change, RegionWatch
+from tidegate_operator.status import build_status, is_enforced
+from tidegate_operator.wanted import Departure, WantedTiers
+from tidegate_operator.work_queue import WorkQueue
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+RESYNC_SECONDS = 30.0
+"""Drift in Redis that changes no revision, and tiers whose object is gone, last this long at most."""
+FIRST_LISTING_SECONDS = 1.0
+"""Delay before another try while no listing has succeeded yet."""
+
+PASSING_SECONDS = 3.0
+"""Workers that take up a revision take no longer; those that do are news for the status of every tier."""
+
+
+class TierListing(Protocol):
+    """Where the wanted tiers come from."""
+
+    async def list(self) -> Listing:
+        """All of them now. Raises SourceUnavailableError when they cannot be told."""
+
+
+class StatusReport(Protocol):
+    """Where a changed status goes."""
+
+    async def report(self, tier: DesiredTier, status: Mapping[str, Any]) -> None:
+        """Take a tier's new status. Raises ReportError to be called again."""
+
+
+class Reconciler:
+    """One for each operator. `run` serves until cancelled; the other methods may be called while it runs."""
+
+    def __init__(self, publishers: Sequence[Publisher], source: TierListing, reports: StatusReport) -> None:
+        self._source = source
+        self._reports = reports
+        self._watches = [RegionWatch(publisher, self._region_changed) for publisher in publishers]
+        self._wanted = WantedTiers(tuple(publisher.region for publisher in publishers))
+        self._queue = WorkQueue(self._reconcile)
+        self._finished: set[str] = set()
+        self._passing_since: dict[str, float] = {}
+        self._listing = asyncio.Lock()
+        self._has_listed = False
+
+    async def run(self) -> None:
+        """Serve; an error that nobody expected ends it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._queue.run())
+            for watch in self._watches:
+                group.create_task(watch.run())
+            group.create_task(self._resync_slowly())
+
+    def put(self, tier: DesiredTier) -> None:
+        """An object was seen."""
+        self._wanted.put(tier)
+        self._queue.add(tier.name)
+
+    async def remove(self, name: str, uid: str, *, wait_seconds: float = 0.0) -> tuple[str, ...]:
+        """An object is gone or going: retire its tier, and name the regions that still hold it after at most `wait_seconds`."""
+        departure = self._wanted.remove(name, uid)
+        self._queue.add(name)
+        try:
+            async with asyncio.timeout(wait_seconds):
+                if departure.remaining:
+                    await departure.done.wait()
+        except TimeoutError:
+            pass
+        return departure.remaining
+
+    async def resync(self) -> None:
+        """List the wanted tiers and look at all of them in every region; tiers that nobody wants depart.
+
+        Raises:
+            SourceUnavailableError: The wanted tiers cannot be listed; nothing departs.
+        """
+        async with self._listing:
+            started = time.monotonic()
+            listing = await self._source.list()
+            self._wanted.merge(listing.tiers, started=started, is_complete=listing.is_complete)
+            if listing.is_complete:
+                await asyncio.gather(*(self._find_orphans(watch) for watch in self._watches))
+            self._has_listed = True
+        self._look_at_everything()
+
+    async def _find_orphans(self, watch: RegionWatch) -> None:
+        try:
+            stored = await watch.publisher.uids()
+        except RegionUnreachableError:
+            return  # the watch says so; the next resync looks again
+        for name, uid in stored.items():
+            if name not in self._wanted.tiers:
+                self._wanted.remove(name, uid)
+
+    async def _resync_slowly(self) -> None:
+        while True:
+            try:
+                await self.resync()
+            except SourceUnavailableError as ex:
+                log.warning("the wanted tiers cannot be listed, the known ones stay", cause=str(ex))
+            seconds = RESYNC_SECONDS if self._has_listed else FIRST_LISTING_SECONDS
+            await asyncio.sleep(seconds * random.uniform(0.8, 1))  # noqa: S311 - jitter
+
+    def _region_changed(self, change: Change) -> None:
+        if change is Change.EVERY_TIER:
+            self._look_at_everything()
+            return
+        for name in self._wanted.names():
+            if name not in self._finished:
+                self._queue.add(name)
+
+    def _look_at_everything(self) -> None:
+        for name in self._wanted.names():
+            self._queue.add(name)
+
+    async def _reconcile(self, name: str) -> bool:
+        if name in self._wanted.departures:
+            return await self._retire(name, self._wanted.departures[name])
+        tier = self._wanted.tiers.get(name)
+        return tier is None or await self._publish(tier)
+
+    async def _publish(self, tier: DesiredTier) -> bool:
+        def unfinish() -> None:
+            # Before the workers hear of the change, so that none of their reports is overlooked.
+            self._finished.discard(tier.name)
+
+        observations = await asyncio.gather(*(publish_into(watch, tier.name, tier.document, on_write=unfinish) for watch in self._watches))
+        # A region that its watch knows as lost needs no retry: its return has everything looked at.
+        is_tried = all(seen.view or watch.problem for seen, watch in zip(observations, self._watches, strict=True))
+        return await self._report(tier, observations) and is_tried
+
+    async def _retire(self, name: str, departure: Departure) -> bool:
+        is_gone = await asyncio.gather(*(retire_from(watch, name, departure.uid) for watch in self._watches))
+        pairs = zip(self._watches, is_gone, strict=True)
+        departure.remaining = tuple(watch.publisher.region for watch, gone in pairs if not gone)
+        if departure.remaining:
+            return all(gone or watch.problem for watch, gone in zip(self._watches, is_gone, strict=True))
+        departure.done.set()
+        self._finished.discard(name)
+        if self._wanted.departures.get(name) is departure:
+            del self._wanted.departures[name]
+        return True
+
+    def _is_passing(self, tier: DesiredTier, status: Mapping[str, Any], observations: Sequence[Observation]) -> bool:
+        # Workers enforce a region's tiers as one revision, so an edit of one tier makes all others look unfinished for a moment.
+        was_enforced = tier.last_status.get("activeGeneration") == tier.generation and is_enforced(tier.last_status)
+        is_held = all(seen.view and seen.view.ready and seen.document == tier.document for seen in observations)
+        if is_enforced(status) or not was_enforced or not is_held:
+            self._passing_since.pop(tier.name, None)
+            return False
+        return time.monotonic() - self._passing_since.setdefault(tier.name, time.monotonic()) < PASSING_SECONDS
+
+    async def _report(self, tier: DesiredTier, observations: Sequence[Observation]) -> bool:
+        status = build_status(tier, observations, now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        (self._finished.add if is_enforced(status) else self._finished.discard)(tier.name)
+        if status == tier.status:
+            return True
+        if self._is_passing(tier, status, observations):
+            return False
+        try:
+            await self._reports.report(tier, status)
+        except ReportError as ex:
+            log.warning("status not written, trying again", tier=tier.name, cause=str(ex))
+            return False
+        self._wanted.note_status(tier, status)
+        return True

@@ -1,0 +1,87 @@
+"""Every setting of the operator, read once at start from `TIDEGATE_OPERATOR_*` variables; called by both entry points."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+import msgspec
+import yaml
+
+from tidegate_operator.errors import SettingsError
+from tidegate_operator.publisher import Publisher
+
+PREFIX = "TIDEGATE_OPERATOR_"
+_REGION_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's settings. A field `log_level` is read from `TIDEGATE_OPERATOR_LOG_LEVEL`; one without default must be set.
+
+    Args:
+        regions_file: YAML or JSON file, a mapping from region name to the URL of that region's Redis; a secret, for URLs hold passwords.
+        namespace: Namespace whose tiers are watched; empty: the one that the operator runs in.
+        redis_timeout_seconds: Deadline of every call to a region's Redis.
+        retire_seconds: How long the deletion of a tier waits for a region that does not answer.
+        log_level: Lowest level that is logged: debug, info, warning or error.
+        log_format: json, or plain for a terminal.
+    """
+
+    regions_file: Path
+    namespace: str = ""
+    redis_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    retire_seconds: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    log_format: Annotated[str, msgspec.Meta(pattern="^(json|plain)$")] = "json"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings.
+
+        Raises:
+            SettingsError: A variable is missing, unknown or not allowed; the text names it.
+        """
+        given = {name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)}
+        unknown = sorted(set(given) - set(cls.__struct_fields__))
+        if unknown:
+            raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}")
+        try:
+            return msgspec.convert(given, cls, strict=False, dec_hook=lambda kind, value: kind(value))
+        except msgspec.ValidationError as ex:
+            raise SettingsError(_explain(str(ex))) from ex
+
+    def publishers(self) -> list[Publisher]:
+        """One for each region of the regions file.
+
+        Raises:
+            SettingsError: The file cannot be read or holds something else.
+        """
+        regions = _read_regions(self.regions_file)
+        return [Publisher.connect(name, url, timeout_seconds=self.redis_timeout_seconds) for name, url in regions.items()]
+
+
+def _read_regions(path: Path) -> dict[str, str]:
+    try:
+        regions = yaml.safe_load(path.read_text())
+    except OSError as ex:
+        raise SettingsError(f"regions file {path}: {ex.strerror}") from ex
+    except (yaml.YAMLError, UnicodeDecodeError):
+        # The parser's text quotes the file, which holds passwords.
+        raise SettingsError(f"regions file {path}: is not YAML") from None
+    if not isinstance(regions, dict) or not regions:
+        raise SettingsError(f"regions file {path}: must map at least one region name to a Redis URL")
+    for name, url in regions.items():
+        if not isinstance(name, str) or not _REGION_NAME.fullmatch(name):
+            raise SettingsError(f"regions file {path}: a region's name must be a DNS label of 1..63 characters")
+        if not isinstance(url, str) or not url.startswith(_SCHEMES):
+            raise SettingsError(f"regions file {path}: the URL of {name} must begin with one of {', '.join(_SCHEMES)}")
+    return regions
+
+
+def _explain(message: str) -> str:
+    # msgspec names the field, people set variables.
+    for field in Settings.__struct_fields__:
+        for mark in (f"`$.{field}`", f"`{field}`"):
+            message = message.replace(mark, PREFIX + field.upper())
+    return message

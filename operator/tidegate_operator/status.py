@@ -1,0 +1,82 @@
+"""Builds a tier's status from what the regions showed, without I/O; called by the reconciler."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tidegate.contract.errors import Violation
+from tidegate_operator.conditions import conditions
+from tidegate_operator.desired import DesiredTier, not_enforced
+from tidegate_operator.observation import Observation, RegionView
+
+READY, PROGRESSING, UNREACHABLE = "Ready", "Progressing", "Unreachable"
+MAXIMUM_PROBLEMS = 32
+"""What the CRD takes."""
+
+
+def build_status(tier: DesiredTier, observations: Sequence[Observation], *, now: str) -> dict[str, Any]:
+    """The whole status. It equals `tier.status` when nothing changed; `now` (RFC 3339) marks the conditions that flipped."""
+    regions = [_region(tier, seen) for seen in observations]
+    ready = sum(region["state"] == READY for region in regions)
+    status = {
+        "observedGeneration": tier.generation,
+        "activeGeneration": _active_generation(tier, is_everywhere=ready == len(regions)),
+        "contentHash": tier.document.content_hash if tier.document else tier.last_status.get("contentHash", ""),
+        "regionsReady": f"{ready}/{len(regions)}",
+        "regions": regions,
+        "problems": [_problem(violation) for violation in _problems(tier)],
+    }
+    return status | {"conditions": conditions(tier, observations, regions, now=now)}
+
+
+def is_enforced(status: Mapping[str, Any]) -> bool:
+    """Whether every region enforces what is wanted of it."""
+    return all(region["state"] == READY for region in status.get("regions", ()))
+
+
+def summary(name: str, status: Mapping[str, Any]) -> str:
+    """One line for people about where a tier is enforced."""
+    parts = [_region_summary(region) for region in status["regions"]]
+    verb = "enforced in " if is_enforced(status) else "not enforced everywhere: "
+    return f"tier {name}: {verb}{', '.join(parts)}"
+
+
+def _region_summary(region: Mapping[str, Any]) -> str:
+    workers = region["workers"]
+    if region["state"] == UNREACHABLE:
+        return f"{region['name']} (unreachable)"
+    return f"{region['name']} ({workers['applied']}/{workers['ready']} workers)"
+
+
+def _region(tier: DesiredTier, seen: Observation) -> dict[str, Any]:
+    before = {region["name"]: region.get("appliedGeneration", 0) for region in tier.last_status.get("regions", ())}
+    stored = seen.document.generation if seen.document else 0
+    view = seen.view or RegionView()
+    return {
+        "name": seen.region,
+        "state": _state(tier, seen),
+        "appliedGeneration": before.get(seen.region, 0) if seen.view is None else stored,
+        "workers": {"ready": view.ready, "applied": view.applied if seen.document else 0},
+    }
+
+
+def _state(tier: DesiredTier, seen: Observation) -> str:
+    if seen.view is None:
+        return UNREACHABLE
+    is_current = tier.document is not None and seen.document == tier.document
+    return READY if is_current and seen.view.is_settled else PROGRESSING
+
+
+def _active_generation(tier: DesiredTier, *, is_everywhere: bool) -> int:
+    if tier.document and is_everywhere:
+        return tier.document.generation
+    return int(tier.last_status.get("activeGeneration", 0))
+
+
+def _problems(tier: DesiredTier) -> tuple[Violation, ...]:
+    unenforced = not_enforced(tier.document.tier) if tier.document else ()
+    return (tier.violations + unenforced)[:MAXIMUM_PROBLEMS]
+
+
+def _problem(violation: Violation) -> dict[str, str]:
+    # The lengths are what the CRD takes.
+    return {"path": violation.path[:512], "reason": violation.reason[:128], "message": violation.message[:1024]}

@@ -1,0 +1,86 @@
+"""The tiers that are wanted now and the ones that must go, kept in memory; owned by the reconciler, without I/O."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tidegate_operator.desired import DesiredTier
+
+
+@dataclass(slots=True)
+class Departure:
+    """A tier that must leave every region: `uid` fences the removal, `remaining` are the regions that may still hold it."""
+
+    uid: str
+    remaining: tuple[str, ...]
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class WantedTiers:
+    """Tiers and departures by name; a name is in one of both at most.
+
+    Args:
+        regions: Names of the regions that a departing tier must leave.
+    """
+
+    def __init__(self, regions: tuple[str, ...]) -> None:
+        self.tiers: dict[str, DesiredTier] = {}
+        self.departures: dict[str, Departure] = {}
+        self._regions = regions
+        self._touched: dict[str, float] = {}
+
+    def put(self, tier: DesiredTier) -> None:
+        """Want this tier, unless a newer generation of the same object is wanted; a refused spec keeps the last good document."""
+        known = self.tiers.get(tier.name)
+        if known and known.uid == tier.uid:
+            if known.generation > tier.generation:
+                return
+            tier = _inheriting(tier, known)
+        self.departures.pop(tier.name, None)
+        self.tiers[tier.name] = tier
+        self._touched[tier.name] = time.monotonic()
+
+    def remove(self, name: str, uid: str) -> Departure:
+        """Have the object with this uid leave; a newer object of the same name is untouched."""
+        known = self.tiers.get(name)
+        if known and known.uid != uid:
+            return Departure(uid, ())
+        self.tiers.pop(name, None)
+        self._touched[name] = time.monotonic()
+        departure = self.departures.get(name)
+        if departure is None or departure.uid != uid:
+            departure = self.departures[name] = Departure(uid, self._regions)
+        return departure
+
+    def merge(self, listed: Mapping[str, DesiredTier], *, started: float, is_complete: bool) -> None:
+        """Take a listing that began at `started` (monotonic seconds); what an event touched since is newer and stays.
+
+        A tier that a complete listing lacks departs.
+        """
+        since = {name for name, at in self._touched.items() if at >= started}
+        for name, tier in listed.items():
+            if name not in since:
+                self.put(tier)
+        absent = [tier for name, tier in self.tiers.items() if is_complete and name not in listed and name not in since]
+        for tier in absent:
+            self.remove(tier.name, tier.uid)
+        self._touched = {name: at for name, at in self._touched.items() if at >= started}
+
+    def note_status(self, tier: DesiredTier, status: Mapping[str, Any]) -> None:
+        """Remember the status that was written for `tier`, unless another version of it came meanwhile and brought its own."""
+        if self.tiers.get(tier.name) is tier:
+            self.tiers[tier.name] = replace(tier, status=status)
+
+    def names(self) -> list[str]:
+        """Every name that has something to do."""
+        return [*self.tiers, *self.departures]
+
+
+def _inheriting(tier: DesiredTier, known: DesiredTier) -> DesiredTier:
+    if tier.generation == known.generation:
+        tier = replace(tier, observed_at=known.observed_at)
+    if tier.status is None:
+        tier = replace(tier, status=known.status)
+    return tier if tier.document else replace(tier, document=known.document)

@@ -1,0 +1,212 @@
+"""The local run, for real: two regions of Redis, workers and Envoy, a store and the operator."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tidegate.local.client import Answer, Client
+from tidegate.local.leftovers import find_leftovers
+from tidegate.local.traffic import Traffic
+
+PATH = "/v1/credits"
+START_SECONDS = 20.0
+
+
+def get(port: int, token: str, path: str = PATH) -> Answer:
+    with Client(port, token) as client:
+        return client.get(path)
+
+
+def poll(condition: Callable[[], object], seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+def processes_of(state: Path) -> list[str]:
+    """Command lines that name the directory, except that of `tidegate up` itself: found without the means that the run has."""
+    lines = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            lines[entry.name] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return [line for line in lines.values() if f"{state}/" in line]
+
+
+def process_id(run, name: str) -> int:
+    return next(process.pid for process in run.supervision.processes() if process.name == name)
+
+
+def test_it_says_where_everything_is_and_what_to_try(shared_run) -> None:
+    output = shared_run.wait_for("Ctrl-C stops everything")
+
+    assert len(shared_run.ports("edge")) == len(shared_run.ports("API")) == 2
+    assert all(f"\n  {tier}" in output for tier in ("free", "pro", "enterprise"))
+    assert "region kill frankfurt" in output
+    assert output.count("curl -i") == 2
+
+
+def test_each_edge_serves_from_its_own_region(shared_run) -> None:
+    answers = [get(port, shared_run.token()) for port in shared_run.ports("edge")]
+
+    assert [(answer.status, answer.region) for answer in answers] == [(200, "frankfurt"), (200, "dublin")]
+
+
+def test_a_printed_token_works_in_every_region(shared_run) -> None:
+    """Stateless: any region answers alike, without a session."""
+    printed = next(line.split()[1] for line in shared_run.output.splitlines() if line.startswith("  pro "))
+
+    statuses = [get(port, printed).status for port in shared_run.ports("API")]
+
+    assert statuses == [200, 200]
+
+
+def test_the_token_command_mints_for_a_client_of_choice(shared_run) -> None:
+    token = shared_run.command("token", "--tier", "pro", "--client", "somebody").stdout.strip()
+
+    answer = get(shared_run.ports("edge")[0], token, "/v1/usage")
+
+    assert (answer.status, answer.json()["tier"]) == (200, "pro")
+
+
+def test_every_file_is_for_the_owner_alone(shared_run) -> None:
+    open_to_others = [path for path in shared_run.state.rglob("*") if path.is_file() and path.stat().st_mode & 0o077 and "key" in path.name]
+
+    assert shared_run.state.stat().st_mode & 0o777 == 0o700
+    assert open_to_others == []
+
+
+def test_a_second_run_in_the_directory_is_refused(shared_run, tiers: Path) -> None:
+    second = shared_run.command("up", "--port", "0", "--tiers", str(tiers))
+
+    assert second.returncode == 1
+    assert "already running in" in second.stderr
+    assert get(shared_run.ports("edge")[0], shared_run.token()).status == 200
+
+
+def test_a_killed_region_costs_no_request(shared_run) -> None:
+    """Through either edge, under traffic without a pause, with one and the same token; and it takes traffic again when it is back."""
+    with Traffic(shared_run.ports("edge"), shared_run.token(), PATH) as traffic:
+        poll(lambda: traffic.least_since(0) >= 20)
+        killed_at = time.monotonic()
+        killed = shared_run.command("region", "kill", "frankfurt")
+        poll(lambda: traffic.least_since(killed_at) >= 300)
+        started_at = time.monotonic()
+        shared_run.command("region", "start", "frankfurt")
+        poll(lambda: any(outcome.region == "frankfurt" and outcome.at > started_at + 1 for outcome in traffic.all()))
+
+    assert killed.returncode == 0
+    assert traffic.problems() == []
+    shared_run.wait_for("frankfurt-api was killed by a signal")
+
+
+def test_a_region_without_its_redis_sends_its_requests_elsewhere(shared_run) -> None:
+    """The API lives, but cannot decide: it answers 503, and the edge asks the other region."""
+    edge, api = shared_run.ports("edge")[0], shared_run.ports("API")[0]
+    poll(lambda: get(edge, shared_run.token()).region == "frankfurt")
+    with Traffic([edge], shared_run.token(), PATH) as traffic:
+        poll(lambda: traffic.least_since(0) >= 20)
+        shared_run.supervision.kill("frankfurt-redis")
+        poll(lambda: get(api, "", "/readyz").status == 503)
+        poll(lambda: traffic.all()[-1].region == "dublin")
+        shared_run.supervision.start("frankfurt-redis")
+        poll(lambda: traffic.all()[-1].region == "frankfurt")
+
+    assert traffic.problems() == []
+
+
+def test_a_crashed_process_is_named_with_its_last_lines(shared_run) -> None:
+    os.kill(process_id(shared_run, "operator"), signal.SIGKILL)
+
+    output = shared_run.wait_for("operator was killed by a signal")
+    output = shared_run.wait_for("  | ", 5.0)
+
+    assert "operator.log" in output
+    assert get(shared_run.ports("edge")[0], shared_run.token()).status == 200
+    shared_run.supervision.start("operator")
+
+
+def test_ctrl_c_leaves_nothing_behind(start_run) -> None:
+    run = start_run()
+    ports = [*run.ports("edge"), *run.ports("API")]
+
+    status = run.end(signal.SIGINT)
+
+    assert status == 0, run.output
+    assert "Stopped." in run.output
+    assert processes_of(run.state) == find_leftovers(run.state) == []
+    assert list(run.state.rglob("*.sock*")) == []
+    assert all(is_free(port) for port in ports)
+
+
+def test_ctrl_c_during_the_start_leaves_nothing_behind(start_run) -> None:
+    run = start_run()
+    poll(lambda: find_leftovers(run.state))
+
+    status = run.end(signal.SIGTERM)
+
+    assert status == 0, run.output
+    assert processes_of(run.state) == find_leftovers(run.state) == []
+
+
+def test_the_run_after_a_killed_one_cleans_up_and_starts(start_run) -> None:
+    """SIGKILL of `tidegate up` orphans everything."""
+    first = start_run()
+    first.ports("edge")
+    first.end(signal.SIGKILL)
+    orphans = find_leftovers(first.state)
+
+    second = start_run()
+
+    # supervisord, two regions of Redis, gunicorn with two workers and Envoy, the store, the operator.
+    assert len(orphans) == 13
+    assert f"Ended {len(orphans)} processes that an earlier run had left behind" in second.wait_for("Ctrl-C stops everything")
+    assert get(second.ports("edge")[0], second.token()).status == 200
+    assert second.end() == 0
+
+
+def test_a_killed_supervisord_ends_the_run_with_nothing_behind(start_run) -> None:
+    run = start_run()
+    run.ports("edge")
+
+    os.kill(int((run.state / "supervisord.pid").read_text()), signal.SIGKILL)
+
+    assert run.process.wait(30) == 1
+    run.wait_for("supervisord has ended")
+    assert processes_of(run.state) == find_leftovers(run.state) == []
+
+
+def test_a_purchase_outlives_a_run(start_run) -> None:
+    """The consistent store is durable; the regions' state is rebuilt."""
+    first = start_run()
+    with Client(first.ports("edge")[0], first.token()) as client:
+        assert client.post("/v1/credits/purchases", {"amount": 700}, "outlives-a-run-0001").status == 201
+    first.end()
+
+    second = start_run()
+
+    assert get(second.ports("edge")[1], second.token()).json()["balance"] == 700
+    assert second.end() == 0
+
+
+def test_a_taken_port_stops_the_start_before_anything_runs(start_run) -> None:
+    port = next(port for port in range(21_001, 29_000, 20) if is_free(port) and is_free(port - 1))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+
+        run = start_run("--port", str(port - 1))
+
+        assert run.process.wait(20) == 1
+    run.wait_for(f"port {port} is taken (API of frankfurt): stop what listens there or choose others with --port")
+    assert find_leftovers(run.state) == []
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0

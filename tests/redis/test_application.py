@@ -1,0 +1,146 @@
+"""The whole API of one worker in process, against real Valkey servers: order of the steps, problems, logs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from tidegate.application import create_app
+from tidegate.contract import keys
+from tidegate.contract.codec import TierDocument, encode_tier
+from tidegate.contract.tier import Tier
+from tidegate.settings import Settings
+
+PURCHASES = "/v1/credits/purchases"
+
+
+def tier(name: str, limit: int) -> TierDocument:
+    spec = {"windows": [{"name": "minute", "limit": limit, "period": "1m"}]}
+    return TierDocument(Tier.from_spec(name, spec), uid=f"uid-{name}", generation=1)
+
+
+@pytest.fixture
+async def api(redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any) -> AsyncIterator[httpx.AsyncClient]:
+    for document in (tier("free", 3), tier("pro", 1000)):
+        await redis.hset(keys.TIERS, document.tier.name, encode_tier(document))
+    await redis.set(keys.REVISION, 1)
+    store = valkeys("--appendonly", "yes")
+    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": store.url}
+    app = create_app(Settings.from_environment(issuer.environment | urls))
+    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        yield client
+
+
+@asynccontextmanager
+async def lifespan(app: Any) -> AsyncIterator[None]:
+    """Starts and stops the application as a server does, which httpx leaves out."""
+    events, answers = asyncio.Queue[Any](), asyncio.Queue[Any]()
+    served = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}}, events.get, answers.put))
+    await events.put({"type": "lifespan.startup"})
+    assert await answers.get() == {"type": "lifespan.startup.complete"}
+    yield
+    await events.put({"type": "lifespan.shutdown"})
+    assert await answers.get() == {"type": "lifespan.shutdown.complete"}
+    await served
+
+
+def bearer(token: str, **headers: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} | headers
+
+
+def assert_is_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert {"type", "title", "instance"} <= problem.keys()
+    return dict(problem)
+
+
+async def test_a_free_token_is_refused_at_exactly_its_limit_while_pro_passes(api: httpx.AsyncClient, issuer: Any) -> None:
+    """RL-4: 429, Retry-After, the violated policy by name."""
+    free, pro = (bearer(issuer.mint(name, client=name)) for name in ("free", "pro"))
+
+    statuses = [(await api.get("/v1/credits", headers=free)).status_code for _ in range(5)]
+    refused = await api.get("/v1/credits", headers=free)
+    passed = await api.get("/v1/credits", headers=pro)
+
+    assert statuses == [200, 200, 200, 429, 429]
+    assert assert_is_problem(refused, 429)["violated-policies"] == ["minute"]
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert passed.status_code == 200
+    assert passed.headers["RateLimit-Policy"].startswith('"minute";q=1000')
+
+
+async def test_every_error_of_the_framework_is_a_problem(api: httpx.AsyncClient, issuer: Any) -> None:
+    """ERR-1, ERR-3."""
+    headers = bearer(issuer.mint("pro"))
+
+    assert_is_problem(await api.get("/nowhere", headers=headers), 404)
+    refused = await api.delete("/v1/credits", headers=headers | {"Idempotency-Key": '"0123456789abcdef"'})
+    assert_is_problem(refused, 405)
+    assert "GET" in refused.headers["Allow"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic dTpw"}])
+async def test_without_a_valid_token_there_is_a_challenge_and_no_hint(api: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    """TOK-1, SIG-10."""
+    refused = await api.get("/v1/credits", headers=headers)
+
+    assert_is_problem(refused, 401)
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_a_replay_costs_no_quota(api: httpx.AsyncClient, issuer: Any) -> None:
+    """PIPE-3, IDEM-8."""
+    headers = bearer(issuer.mint("free")) | {"Idempotency-Key": '"purchase-0000000001"', "Content-Type": "application/json"}
+
+    answers = [await api.post(PURCHASES, headers=headers, content=b'{"amount": 500}') for _ in range(6)]
+    balance = await api.get("/v1/credits", headers=headers)
+
+    assert [answer.status_code for answer in answers] == [201] * 6
+    assert len({answer.content for answer in answers}) == 1
+    assert ["Idempotent-Replayed" in answer.headers for answer in answers] == [False] + [True] * 5
+    assert balance.json()["balance"] == 500
+
+
+async def test_usage_is_read_without_being_charged(api: httpx.AsyncClient, issuer: Any) -> None:
+    headers = bearer(issuer.mint("free"))
+    await api.get("/v1/credits", headers=headers)
+
+    usages = [(await api.get("/v1/usage", headers=headers)).json() for _ in range(5)]
+
+    assert [usage["windows"][0]["used"] for usage in usages] == [1] * 5
+    assert usages[0]["windows"][0]["remaining"] == 2
+
+
+async def test_a_tier_is_shown_to_its_own_tokens_only(api: httpx.AsyncClient, issuer: Any) -> None:
+    """API1: 404, not 403."""
+    headers = bearer(issuer.mint("pro"))
+
+    assert (await api.get("/v1/tiers/pro", headers=headers)).status_code == 200
+    assert_is_problem(await api.get("/v1/tiers/free", headers=headers), 404)
+
+
+async def test_a_body_over_the_maximum_is_refused(api: httpx.AsyncClient, issuer: Any) -> None:
+    """API4: by its declared length and, when it has none, as soon as it is passed."""
+    headers = bearer(issuer.mint("pro")) | {"Idempotency-Key": '"0123456789abcdef"', "Content-Type": "application/json"}
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 10_000
+
+    assert_is_problem(await api.post(PURCHASES, headers=headers, content=b"x" * 10_000_000), 413)
+    assert_is_problem(await api.post(PURCHASES, headers=headers, content=chunks()), 413)
+
+
+async def test_readiness_names_what_is_missing_and_liveness_asks_nobody(api: httpx.AsyncClient) -> None:
+    """OPS-1."""
+    ready = await api.get("/readyz")
+
+    assert (await api.get("/livez")).status_code == 200
+    assert ready.json() == {"status": "ok", "failed": []}

@@ -1,0 +1,340 @@
+"""The reconciler with real regions (Valkey) and real tier sources as workers: what is wanted is enforced, whatever happens to a region."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from tidegate.contract import keys
+from tidegate.contract.codec import decode_tier
+from tidegate.tiers.source import TierSource
+from tidegate_operator.desired import DesiredTier, Listing, desired_tier
+from tidegate_operator.errors import ReportError, SourceUnavailableError
+from tidegate_operator.publisher import Publisher
+from tidegate_operator.reconciler import Reconciler
+
+Eventually = Callable[..., Awaitable[object]]
+
+
+def wanted(name: str = "free", *, limit: int = 10, generation: int = 1, uid: str = "a") -> DesiredTier:
+    spec = {"windows": [{"name": "minute", "limit": limit, "period": "1m"}]}
+    return desired_tier(name, uid, generation, spec, status={})
+
+
+class Objects:
+    """The API server in small: the objects that are there, and the last status written of each."""
+
+    def __init__(self, *tiers: DesiredTier) -> None:
+        self.tiers = {tier.name: tier for tier in tiers}
+        self.statuses: dict[str, Mapping[str, Any]] = {}
+        self.writes = 0
+        self.is_complete = True
+        self.failures = 0
+
+    async def list(self) -> Listing:
+        if self.failures:
+            self.failures -= 1
+            raise SourceUnavailableError("no list now")
+        return Listing(dict(self.tiers), self.is_complete)
+
+    async def report(self, tier: DesiredTier, status: Mapping[str, Any]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ReportError("no status now")
+        self.statuses[tier.name] = status
+        if tier.name in self.tiers:
+            self.tiers[tier.name] = replace(self.tiers[tier.name], status=status)
+        self.writes += 1
+
+    def is_ready(self, name: str = "free", generation: int = 1) -> bool:
+        status = self.statuses.get(name)
+        return bool(status) and status["activeGeneration"] == generation and status["conditions"][3]["status"] == "True"
+
+    def states(self, name: str = "free") -> dict[str, str]:
+        return {region["name"]: region["state"] for region in self.statuses.get(name, {}).get("regions", ())}
+
+
+@asynccontextmanager
+async def operator(objects: Objects, **servers: Any) -> AsyncIterator[Reconciler]:
+    publishers = [Publisher.connect(name, server.url, timeout_seconds=0.5) for name, server in servers.items()]
+    reconciler = Reconciler(publishers, objects, objects)
+    task = asyncio.create_task(reconciler.run())
+    try:
+        yield reconciler
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        _, running = await asyncio.wait([task], timeout=5)
+        assert not running, "the reconciler does not end"
+        for publisher in publishers:
+            await publisher.aclose()
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[Callable[..., Awaitable[TierSource]]]:
+    async with AsyncExitStack() as stack:
+
+        async def start(server: Any, name: str = "worker") -> TierSource:
+            client: Redis = await stack.enter_async_context(server.client(timeout=0.25))
+            source = TierSource(client, worker_id=name, default_tier="free", last_good=None)
+            await source.start()
+            stack.push_async_callback(source.stop)
+            return source
+
+        yield start
+
+
+async def stored(server: Any) -> dict[str, int]:
+    """Names of the published tiers with the limit of their first window."""
+    async with server.client() as client:
+        texts = await client.hgetall(keys.TIERS)
+    return {name.decode(): decode_tier(name.decode(), text).tier.windows[0].limit for name, text in texts.items()}
+
+
+def holds(server: Any, **limits: int) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return await stored(server) == limits
+
+    return check
+
+
+async def test_a_tier_is_ready_once_every_worker_of_every_region_enforces_it(valkeys: Any, workers: Any, eventually: Eventually):
+    frankfurt, dublin, objects = valkeys(), valkeys(), Objects(wanted())
+    sources = [await workers(frankfurt, "one"), await workers(frankfurt, "two"), await workers(dublin)]
+
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin):
+        await eventually(objects.is_ready, 3)
+
+    assert [source.tier("free").windows[0].limit for source in sources] == [10, 10, 10]
+    assert [region["workers"] for region in objects.statuses["free"]["regions"]] == [{"ready": 2, "applied": 2}, {"ready": 1, "applied": 1}]
+
+
+async def test_an_edit_is_enforced_within_a_second(valkey: Any, workers: Any, eventually: Eventually):
+    objects = Objects(wanted())
+    source = await workers(valkey)
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(objects.is_ready)
+
+        reconciler.put(wanted(limit=20, generation=2))
+
+        await eventually(lambda: objects.is_ready(generation=2), 1)
+    assert source.tier("free").windows[0].limit == 20
+
+
+async def test_an_edit_of_one_tier_leaves_the_status_of_the_others_alone(valkey: Any, workers: Any, eventually: Eventually):
+    objects = Objects(wanted(), wanted("pro", uid="b"))
+    await workers(valkey)
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(lambda: objects.is_ready("free") and objects.is_ready("pro"))
+        before = objects.statuses["pro"]
+
+        reconciler.put(wanted(limit=20, generation=2))
+        await eventually(lambda: objects.is_ready(generation=2))
+
+    assert objects.statuses["pro"] is before
+
+
+async def test_looking_again_writes_nothing_while_nothing_changed(valkey: Any, workers: Any, eventually: Eventually):
+    objects = Objects(wanted())
+    await workers(valkey)
+    async with operator(objects, frankfurt=valkey) as reconciler, valkey.client() as client:
+        await eventually(objects.is_ready)
+        before, revision = objects.statuses["free"], await client.get(keys.REVISION)
+
+        for _ in range(3):
+            await reconciler.resync()
+        await reconciler.remove("probe", "p", wait_seconds=5)  # comes after the three looks in the queue
+
+        assert objects.statuses["free"] is before
+        assert await client.get(keys.REVISION) == revision
+
+
+async def test_a_flushed_region_is_refilled_within_two_seconds(valkey: Any, workers: Any, eventually: Eventually):
+    """Regional Redis is rebuildable: nobody has to notice that it came back empty."""
+    objects = Objects(wanted(), wanted("pro", uid="b", limit=99))
+    await workers(valkey)
+    async with operator(objects, frankfurt=valkey):
+        await eventually(lambda: objects.is_ready("free") and objects.is_ready("pro"))
+
+        valkey.flush()
+
+        await eventually(holds(valkey, free=10, pro=99), 2)
+
+
+async def test_an_edit_right_after_a_flush_does_not_hide_the_flush(valkey: Any, eventually: Eventually):
+    objects = Objects(wanted(), wanted("pro", uid="b", limit=99))
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(holds(valkey, free=10, pro=99))
+        await eventually(lambda: len(objects.statuses) == 2)
+
+        valkey.flush()
+        reconciler.put(wanted(limit=20, generation=2))
+
+        await eventually(holds(valkey, free=20, pro=99), 2)
+
+
+async def test_one_lost_region_shows_and_the_others_go_on(valkeys: Any, workers: Any, eventually: Eventually):
+    frankfurt, dublin, objects = valkeys(), valkeys(), Objects(wanted())
+    await workers(frankfurt)
+    await workers(dublin)
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler:
+        await eventually(objects.is_ready)
+
+        dublin.kill()
+        await eventually(lambda: objects.states() == {"frankfurt": "Ready", "dublin": "Unreachable"}, 3)
+        reconciler.put(wanted(limit=20, generation=2))
+
+        await eventually(holds(frankfurt, free=20), 1)
+        dublin.start()
+        await eventually(lambda: objects.is_ready(generation=2), 8)
+    assert await stored(dublin) == {"free": 20}
+
+
+async def test_a_frozen_region_does_not_hold_up_the_others(valkeys: Any, eventually: Eventually):
+    frankfurt, dublin, objects = valkeys(), valkeys(), Objects(wanted())
+    dublin.freeze()
+
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin):
+        await eventually(holds(frankfurt, free=10), 1)
+        await eventually(lambda: objects.states().get("dublin") == "Unreachable", 3)
+
+
+async def test_two_operators_at_once_converge_on_the_newer_generation(valkey: Any, workers: Any, eventually: Eventually):
+    """A stale operator that still runs cannot roll a tier back."""
+    fresh, stale = Objects(wanted(limit=20, generation=2)), Objects(wanted(limit=10, generation=1))
+    await workers(valkey)
+    async with operator(fresh, frankfurt=valkey), operator(stale, frankfurt=valkey), valkey.client() as client:
+        await eventually(lambda: fresh.is_ready(generation=2))
+        before = await client.get(keys.REVISION)
+        await eventually(lambda: stale.states() == {"frankfurt": "Progressing"})
+
+        assert await stored(valkey) == {"free": 20}
+        assert await client.get(keys.REVISION) == before
+
+
+async def test_a_removed_tier_leaves_every_region(valkeys: Any, eventually: Eventually):
+    frankfurt, dublin, objects = valkeys(), valkeys(), Objects(wanted())
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler:
+        await eventually(holds(frankfurt, free=10))
+
+        remaining = await reconciler.remove("free", "a", wait_seconds=5)
+
+        assert remaining == ()
+        assert (await stored(frankfurt), await stored(dublin)) == ({}, {})
+
+
+async def test_a_removal_does_not_wait_for_a_lost_region_and_reaches_it_later(valkeys: Any, eventually: Eventually):
+    frankfurt, dublin, objects = valkeys(), valkeys("--appendonly", "yes"), Objects(wanted())
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler:
+        await eventually(holds(dublin, free=10))
+        dublin.stop()
+        objects.tiers.clear()
+
+        remaining = await reconciler.remove("free", "a", wait_seconds=0.5)
+
+        assert remaining == ("dublin",)
+        assert await stored(frankfurt) == {}
+        dublin.start()
+        assert await stored(dublin) == {"free": 10}
+        await eventually(holds(dublin), 8)
+
+
+async def test_removing_an_older_object_of_the_name_changes_nothing(valkey: Any, eventually: Eventually):
+    objects = Objects(wanted(uid="new"))
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(holds(valkey, free=10))
+
+        remaining = await reconciler.remove("free", "old", wait_seconds=5)
+
+        assert remaining == ()
+        assert await stored(valkey) == {"free": 10}
+
+
+async def test_what_no_object_wants_goes_once_a_complete_listing_says_so(valkey: Any, eventually: Eventually):
+    """A tier that was deleted while no operator ran does not stay for ever."""
+    async with operator(Objects(wanted(), wanted("pro", uid="b")), frankfurt=valkey):
+        await eventually(holds(valkey, free=10, pro=10))
+
+    async with operator(Objects(wanted()), frankfurt=valkey):
+        await eventually(holds(valkey, free=10))
+
+
+async def test_a_start_retires_nothing_before_the_objects_are_known(valkey: Any, eventually: Eventually):
+    async with operator(Objects(wanted()), frankfurt=valkey):
+        await eventually(holds(valkey, free=10))
+    blind = Objects(wanted("pro", uid="b"))
+    blind.is_complete = False
+
+    async with operator(blind, frankfurt=valkey):
+        await eventually(holds(valkey, free=10, pro=10))
+        blind.is_complete, blind.tiers["free"] = True, wanted()
+        await eventually(lambda: "pro" in blind.statuses)
+
+        assert await stored(valkey) == {"free": 10, "pro": 10}
+
+
+async def test_a_refused_spec_leaves_the_last_good_one_enforced_and_refills_it(valkey: Any, workers: Any, eventually: Eventually):
+    objects = Objects(wanted())
+    await workers(valkey)
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(objects.is_ready)
+
+        reconciler.put(desired_tier("free", "a", 2, {"windows": []}, status=objects.statuses["free"]))
+        await eventually(lambda: objects.statuses["free"]["observedGeneration"] == 2)
+        valkey.flush()
+
+        await eventually(holds(valkey, free=10), 2)
+    assert objects.statuses["free"]["conditions"][0]["reason"] == "InvalidSpec"
+
+
+async def test_a_spec_refused_at_the_start_leaves_the_region_alone(valkey: Any, eventually: Eventually):
+    async with operator(Objects(wanted()), frankfurt=valkey):
+        await eventually(holds(valkey, free=10))
+    broken = Objects(desired_tier("free", "a", 2, {"windows": []}, status={}))
+
+    async with operator(broken, frankfurt=valkey):
+        await eventually(lambda: "free" in broken.statuses)
+
+        assert await stored(valkey) == {"free": 10}
+    assert broken.statuses["free"]["regions"][0]["appliedGeneration"] == 1
+
+
+async def test_a_status_that_could_not_be_written_is_written_later(valkey: Any, eventually: Eventually):
+    objects = Objects()
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await reconciler.resync()
+        objects.failures = 2
+
+        objects.tiers["free"] = wanted()
+        reconciler.put(wanted())
+
+        await eventually(lambda: "free" in objects.statuses, 4)
+
+
+async def test_a_listing_that_fails_first_is_tried_again(valkey: Any, eventually: Eventually):
+    objects = Objects(wanted())
+    objects.failures = 1
+
+    async with operator(objects, frankfurt=valkey):
+        await eventually(holds(valkey, free=10), 4)
+
+
+async def test_a_worker_that_leaves_is_no_longer_counted(valkey: Any, workers: Any, eventually: Eventually):
+    objects = Objects(wanted())
+    await workers(valkey, "one")
+    leaving = await workers(valkey, "two")
+
+    def ready() -> int:
+        return int(objects.statuses["free"]["regions"][0]["workers"]["ready"])
+
+    async with operator(objects, frankfurt=valkey):
+        await eventually(objects.is_ready)
+        await eventually(lambda: ready() == 2)
+
+        await leaving.stop()
+
+        await eventually(lambda: ready() == 1, 3)

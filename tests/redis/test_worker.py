@@ -1,0 +1,137 @@
+"""A gunicorn worker as it is deployed: starts without Redis, drains on SIGTERM, refuses wrong settings with the variable's name."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from tidegate.contract import keys
+from tidegate.contract.codec import TierDocument, encode_tier
+from tidegate.contract.tier import Tier
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(port: int, valkey: Any, tmp_path: Path, issuer: Any) -> Iterator[Start]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(**settings: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | issuer.environment
+        environment |= {"TIDEGATE_REGION": "dublin", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkey.url}
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            "python:tidegate.gunicorn_config",
+            "tidegate.asgi:app",
+            "--bind",
+            f"127.0.0.1:{port}",
+        ]
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, env=environment | settings, stdout=log, stderr=log)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+async def publish_pro(redis: Redis) -> None:
+    spec = {"windows": [{"name": "hour", "limit": 10**6, "period": "1h"}]}
+    await redis.hset(keys.TIERS, "pro", encode_tier(TierDocument(Tier.from_spec("pro", spec), uid="u", generation=1)))
+    await redis.set(keys.REVISION, 1)
+
+
+def wait_for(url: str, status: int, seconds: float = 10.0) -> httpx.Response:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            answer = httpx.get(url)
+            if answer.status_code == status:
+                return answer
+        except httpx.TransportError:
+            answer = None
+        assert time.monotonic() < deadline, f"{url} did not answer {status}, but {answer}"
+        time.sleep(0.02)
+
+
+async def test_a_stopping_worker_is_unready_first_and_fails_no_request(start: Start, port: int, redis: Redis, issuer: Any) -> None:
+    """OPS-2: readiness off, serve on, finish, exit."""
+    await publish_pro(redis)
+    process = start(TIDEGATE_DRAIN_SECONDS="1")
+    base = f"http://127.0.0.1:{port}"
+    # The store here has no AOF, so readiness stays off for that reason alone.
+    wait_for(f"{base}/livez", 200)
+    headers = {"Authorization": f"Bearer {issuer.mint('pro')}"}
+
+    process.send_signal(signal.SIGTERM)
+    draining = wait_for(f"{base}/readyz", 503)
+    with httpx.Client(headers=headers) as client:
+        statuses = [client.get(f"{base}/v1/tiers/pro").status_code for _ in range(50)]
+    exit_code = process.wait(10)
+
+    assert "draining" in draining.json()["failed"]
+    assert statuses == [200] * 50
+    assert exit_code == 0
+
+
+async def test_no_secret_of_a_request_reaches_the_log(start: Start, port: int, redis: Redis, issuer: Any, tmp_path: Path) -> None:
+    """LOG-1: a canary in every place that may hold a secret."""
+    await publish_pro(redis)
+    process = start(TIDEGATE_DRAIN_SECONDS="0")
+    base = f"http://127.0.0.1:{port}"
+    wait_for(f"{base}/livez", 200)
+    token = issuer.mint("pro", tenant="canary-tenant")
+    headers = {"Idempotency-Key": '"canary-key-0123456789"', "Content-Type": "application/json", "X-Secret": "canary-header"}
+
+    with httpx.Client(headers=headers | {"Authorization": f"Bearer {token}"}) as client:
+        client.post(f"{base}/v1/credits/purchases?q=canary-query", content=b'{"amount": 5, "canary-body": 1}')
+        client.get(f"{base}/v1/credits", headers={"Authorization": f"Bearer {token[:-4]}AAAA"})
+    process.terminate()
+    process.wait(10)
+    written = (tmp_path / "log").read_text()
+
+    assert written.count('"event":"request"') == 2
+    assert "canary" not in written
+    assert token[:-4] not in written
+    assert written.count('"request_id":"') >= 2
+
+
+def test_a_worker_starts_while_redis_is_away_and_says_that_it_is_not_ready(start: Start, port: int, tmp_path: Path) -> None:
+    """OPS-1: Redis loss must not fail liveness, or pods restart in a storm."""
+    away = f"unix://{tmp_path}/nothing.sock"
+    start(TIDEGATE_REDIS_URL=away, TIDEGATE_STORE_URL=away)
+    base = f"http://127.0.0.1:{port}"
+
+    wait_for(f"{base}/livez", 200)
+    ready = wait_for(f"{base}/readyz", 503)
+
+    assert {"tiers", "region"} <= set(ready.json()["failed"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"TIDEGATE_REGION": ""}, "TIDEGATE_REGION"),
+        ({"TIDEGATE_DRAIN_SECONDS": "soon"}, "TIDEGATE_DRAIN_SECONDS"),
+        ({"TIDEGATE_REGOIN": "typo"}, "TIDEGATE_REGOIN"),
+        ({"TIDEGATE_IDENTITY_KEY_FILE": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_with_its_name(start: Start, tmp_path: Path, settings: dict[str, str], named: str) -> None:
+    process = start(**settings)
+
+    assert process.wait(15) != 0
+    assert named in (tmp_path / "log").read_text()

@@ -1,0 +1,49 @@
+"""What a request weighs under a tier."""
+
+import struct
+
+import pytest
+
+from tidegate.contract.tier import Tier
+from tidegate.limits import policy
+from tidegate.limits.decision import Amounts
+from tidegate.limits.policy import policy_of
+
+
+def tier(**spec: object) -> Tier:
+    return Tier.from_spec("pro", {"windows": [{"name": "minute", "limit": 10, "period": "1m"}], **spec})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "cost"),
+    [("POST", "/v1/exports", 25), ("GET", "/v1/exports", 3), ("GET", "/v1/records/{record_id}", 0), ("GET", "/v1/usage", 1)],
+)
+def test_the_first_cost_rule_that_matches_counts(method: str, path: str, cost: int):
+    rules = [
+        {"methods": ["POST"], "path": "/v1/exports", "cost": 25},
+        {"path": "/v1/exports", "cost": 3},
+        {"path": "/v1/exports", "cost": 4},
+        {"path": "/v1/records/{record_id}", "cost": 0},
+    ]
+
+    assert policy_of(tier(costs=rules)).cost(method, path) == cost
+
+
+def test_each_unit_asks_for_its_own_amount():
+    """Response bytes need room for one and charge nothing yet (VEC-2)."""
+    units = ["Requests", "Cost", "RequestBytes", "ResponseBytes"]
+    windows = [{"name": unit.lower(), "limit": 10, "period": "1s", "unit": unit} for unit in units]
+
+    held = policy_of(tier(windows=windows))
+
+    assert struct.unpack("<8d", held.pack_request(Amounts(cost=25, request_bytes=7))) == (1, 1, 25, 25, 7, 7, 1, 0)
+    assert struct.unpack("<8d", held.pack_response(900)) == (0, 0, 0, 0, 0, 0, 0, 900)
+
+
+def test_policies_are_made_once_a_tier_and_never_pile_up():
+    tiers = [tier() for _ in range(policy.CAPACITY + 1)]
+    first = policy_of(tiers[0])
+
+    assert policy_of(tiers[0]) is first
+    assert all(policy_of(each).tier is each for each in tiers)
+    assert len(policy._policies) <= policy.CAPACITY

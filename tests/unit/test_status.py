@@ -1,0 +1,135 @@
+"""A tier's status says what the regions showed, and nothing else."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tidegate.contract.codec import Heartbeat
+from tidegate_operator.desired import DesiredTier, desired_tier
+from tidegate_operator.observation import Observation, RegionView, Stored, region_view
+from tidegate_operator.status import build_status, summary
+
+SPEC = {"windows": [{"name": "minute", "limit": 10, "period": "1m"}], "degradation": {"onStoreLoss": "Closed"}}
+FIRST, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:00:09Z"
+
+
+def tier(generation: int = 7, spec: object = SPEC, status: dict[str, Any] | None = None) -> DesiredTier:
+    return desired_tier("free", "uid", generation, spec, status=status)
+
+
+def seen(region: str, holding: DesiredTier | None, ready: int = 2, applied: int = 2) -> Observation:
+    document = holding.document if holding else None
+    stored = Stored("free", document.uid, document.generation, document) if document else None
+    return Observation(region, RegionView(5, ready, applied), stored)
+
+
+def lost(region: str) -> Observation:
+    return Observation(region, problem="its Redis does not answer")
+
+
+def condition(status: dict[str, Any], kind: str) -> tuple[str, str]:
+    found = next(condition for condition in status["conditions"] if condition["type"] == kind)
+    return found["status"], found["reason"]
+
+
+def test_a_tier_that_all_workers_enforce_is_ready():
+    status = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier(), 1, 1)], now=FIRST)
+
+    assert [condition(status, kind)[0] for kind in ("Accepted", "Programmed", "Degraded", "Ready")] == ["True", "True", "False", "True"]
+    assert (status["regionsReady"], status["observedGeneration"], status["activeGeneration"]) == ("2/2", 7, 7)
+    assert status["contentHash"].startswith("sha256:")
+    assert status["problems"] == []
+    assert status["regions"][1] == {"name": "dublin", "state": "Ready", "appliedGeneration": 7, "workers": {"ready": 1, "applied": 1}}
+
+
+@pytest.mark.parametrize(("ready", "applied"), [(2, 1), (2, 0), (0, 0)])
+def test_a_region_is_ready_only_when_it_has_workers_and_all_of_them_enforce_it(ready: int, applied: int):
+    status = build_status(tier(), [seen("frankfurt", tier(), ready, applied)], now=FIRST)
+
+    assert status["regions"][0]["state"] == "Progressing"
+    assert condition(status, "Ready") == ("False", "Progressing")
+
+
+def test_a_region_that_holds_an_older_generation_is_progressing():
+    status = build_status(tier(8), [seen("frankfurt", tier(7))], now=FIRST)
+
+    assert (status["regions"][0]["state"], status["regions"][0]["appliedGeneration"]) == ("Progressing", 7)
+    assert condition(status, "Programmed") == ("False", "Pending")
+
+
+def test_the_active_generation_stays_until_every_region_enforces_the_next():
+    before = build_status(tier(7), [seen("frankfurt", tier(7)), seen("dublin", tier(7))], now=FIRST)
+
+    status = build_status(tier(8, status=before), [seen("frankfurt", tier(8)), seen("dublin", tier(8), 2, 1)], now=LATER)
+
+    assert (status["activeGeneration"], status["observedGeneration"], status["regionsReady"]) == (7, 8, "1/2")
+
+
+def test_a_lost_region_shows_as_unreachable_and_the_others_go_on():
+    before = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier())], now=FIRST)
+
+    status = build_status(tier(status=before), [seen("frankfurt", tier()), lost("dublin")], now=LATER)
+
+    assert [region["state"] for region in status["regions"]] == ["Ready", "Unreachable"]
+    assert status["regions"][1]["appliedGeneration"] == 7
+    assert condition(status, "Degraded") == ("True", "RegionUnreachable")
+    assert condition(status, "Ready") == ("False", "RegionUnreachable")
+
+
+def test_a_region_without_workers_is_degraded():
+    status = build_status(tier(), [seen("frankfurt", tier(), 0, 0)], now=FIRST)
+
+    assert condition(status, "Degraded") == ("True", "NoReadyWorkers")
+
+
+def test_a_refused_spec_is_not_accepted_and_the_last_good_one_stays():
+    broken = replace(tier(8, {"windows": []}), document=tier(7).document)
+
+    status = build_status(broken, [seen("frankfurt", tier(7))], now=FIRST)
+
+    assert condition(status, "Accepted") == condition(status, "Ready") == condition(status, "Programmed") == ("False", "InvalidSpec")
+    assert status["problems"][0]["path"] == "spec.windows"
+    assert (status["observedGeneration"], status["activeGeneration"]) == (8, 7)
+    assert "generation 7 stays enforced" in status["conditions"][0]["message"]
+
+
+def test_fields_that_this_version_does_not_enforce_are_named_and_are_no_error():
+    asking = tier(spec=SPEC | {"admission": {"weight": 4}, "cache": {"lane": "Shared"}, "degradation": {}})
+
+    status = build_status(asking, [seen("frankfurt", asking)], now=FIRST)
+
+    assert {problem["path"] for problem in status["problems"]} == {
+        "spec.admission.weight",
+        "spec.cache.lane",
+        "spec.degradation.onStoreLoss",
+    }
+    assert {problem["reason"] for problem in status["problems"]} == {"NotEnforced"}
+    assert condition(status, "Ready")[0] == "True"
+
+
+def test_the_status_is_equal_when_nothing_changed():
+    before = build_status(tier(), [seen("frankfurt", tier())], now=FIRST)
+
+    assert build_status(tier(status=before), [seen("frankfurt", tier())], now=LATER) == before
+
+
+def test_only_the_conditions_that_flip_take_a_new_transition_time():
+    before = build_status(tier(), [seen("frankfurt", tier())], now=FIRST)
+
+    status = build_status(tier(status=before), [lost("frankfurt")], now=LATER)
+
+    times = {condition["type"]: condition["lastTransitionTime"] for condition in status["conditions"]}
+    assert times == {"Accepted": FIRST, "Programmed": LATER, "Degraded": LATER, "Ready": LATER}
+
+
+def test_the_summary_names_every_region_and_its_workers():
+    status = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier(), 1, 1)], now=FIRST)
+
+    assert summary("free", status) == "tier free: enforced in frankfurt (2/2 workers), dublin (1/1 workers)"
+
+
+def test_only_fresh_reports_of_ready_workers_count():
+    beats = [Heartbeat(5, 10_000, True), Heartbeat(4, 9_000, True), Heartbeat(5, 4_000, True), Heartbeat(5, 10_000, False)]
+
+    assert region_view(5, beats, now_milliseconds=10_000) == RegionView(5, ready=2, applied=1)
