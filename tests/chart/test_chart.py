@@ -1,0 +1,228 @@
+"""The chart as `helm template` renders it: secure by default, closed, and in step with the code."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tidegate.contract.tier import Tier
+from tidegate.settings import PREFIX, Settings
+from tidegate_operator.settings import PREFIX as OPERATOR_PREFIX
+from tidegate_operator.settings import Settings as OperatorSettings
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts/tidegate"
+Helm = Callable[..., subprocess.CompletedProcess[str]]
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def helm() -> Helm:
+    found = subprocess.run([sys.executable, ROOT / "tests/kube/tools.py", "helm"], capture_output=True, text=True, check=True)
+    binary = found.stdout.strip()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=60)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def rendered(helm: Helm) -> list[Json]:
+    return render(helm)
+
+
+def render(helm: Helm, *arguments: str) -> list[Json]:
+    result = helm("template", "tidegate", str(CHART), "--namespace", "apis", *arguments)
+    assert result.returncode == 0, result.stderr
+    return [document for document in yaml.safe_load_all(result.stdout) if document]
+
+
+def pods(documents: list[Json]) -> Iterator[Json]:
+    for document in documents:
+        if document["kind"] in ("Deployment", "StatefulSet"):
+            yield document["spec"]["template"]["spec"]
+
+
+def find(documents: list[Json], kind: str, name: str) -> Json:
+    return next(document for document in documents if (document["kind"], document["metadata"]["name"]) == (kind, name))
+
+
+def test_the_chart_lints_strictly(helm: Helm) -> None:
+    assert helm("lint", "--strict", str(CHART)).returncode == 0
+
+
+def test_every_pod_meets_the_restricted_standard(rendered: list[Json]) -> None:
+    """API8: non-root, read-only root, no capabilities, seccomp, no privilege escalation."""
+    checked = 0
+    for pod in pods(rendered):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] >= 10000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["enableServiceLinks"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"requests", "limits"} <= container["resources"].keys()
+            checked += 1
+
+    assert checked == 6
+
+
+def test_only_the_operator_holds_a_service_account_token(rendered: list[Json]) -> None:
+    with_token = [pod["containers"][0]["name"] for pod in pods(rendered) if pod.get("automountServiceAccountToken", True)]
+
+    assert with_token == ["operator"]
+
+
+def test_no_secret_is_plain_in_a_pod(rendered: list[Json]) -> None:
+    secret = find(rendered, "Secret", "tidegate-redis")
+    import base64
+
+    values = [base64.b64decode(value).decode() for key, value in secret["data"].items() if key.endswith(("password", "url"))]
+    specs = json.dumps([document for document in rendered if document["kind"] != "Secret"])
+
+    assert len(values) == 6
+    assert not [value for value in values if value in specs]
+
+
+def test_keys_differ_from_one_another_and_from_install_to_install(helm: Helm, rendered: list[Json]) -> None:
+    """There is no default secret."""
+    first, second = (find(documents, "Secret", "tidegate-keys")["data"] for documents in (rendered, render(helm)))
+
+    assert len({*first.values(), *second.values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("replicas=3", "replicas"),
+        ("api.replcas=3", "replcas"),
+        ("regions[0].nam=x", "nam"),
+        ("api.logLevel=loud", "logLevel"),
+        ("api.replicas=0", "replicas"),
+        ("regions[0].name=Frankfurt", "name"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_schema(helm: Helm, setting: str, named: str) -> None:
+    result = helm("template", str(CHART), "--set", setting)
+
+    assert result.returncode != 0
+    assert named in result.stderr
+
+
+def test_two_regions_of_one_name_are_refused_with_a_sentence(helm: Helm) -> None:
+    result = helm("template", str(CHART), "--set", "regions[0].name=dublin,regions[1].name=dublin")
+
+    assert result.returncode != 0
+    assert "named twice; give each region a name of its own" in result.stderr
+
+
+def test_every_value_has_a_reader() -> None:
+    """A value that no template reads is a lie to whoever sets it."""
+    templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
+
+    def leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if isinstance(value, dict) and path[-1] != "resources":
+            for key, child in value.items():
+                yield from leaves(child, (*path, key))
+        else:
+            yield path
+
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    for section, content in values.items():
+        for path in leaves(content, (section,)):
+            whole = ".Values." + ".".join(path[:-1] if "image" in path else path)
+            assert whole in templates, ".".join(path)
+            if "image" in path:
+                assert f"$image.{path[-1]}" in templates or f"image.{path[-1]}" in templates, path
+
+
+def test_the_definition_in_the_chart_is_the_one_source(rendered: list[Json]) -> None:
+    source = yaml.safe_load((CHART / "files/ratelimittiers.yaml").read_text())
+    shown = find(rendered, "CustomResourceDefinition", "ratelimittiers.tidegate.dev")
+
+    assert shown["spec"] == source["spec"]
+    assert shown["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_the_definition_can_be_left_out_or_let_go(helm: Helm) -> None:
+    without = render(helm, "--set", "crds.enabled=false")
+    let_go = render(helm, "--set", "crds.keep=false")
+
+    assert not [document for document in without if document["kind"] == "CustomResourceDefinition"]
+    annotations = find(let_go, "CustomResourceDefinition", "ratelimittiers.tidegate.dev")["metadata"].get("annotations") or {}
+    assert "helm.sh/resource-policy" not in annotations
+
+
+def test_the_operator_may_do_what_it_needs_and_nothing_else(rendered: list[Json]) -> None:
+    rules = find(rendered, "Role", "tidegate-operator")["rules"]
+
+    assert [(rule["resources"], rule["verbs"]) for rule in rules] == [
+        (["ratelimittiers"], ["list", "watch", "patch"]),
+        (["ratelimittiers/status"], ["patch"]),
+        (["events"], ["create"]),
+    ]
+    assert not [document for document in rendered if document["kind"].startswith("ClusterRole")]
+
+
+def test_every_variable_that_pods_get_is_a_setting(rendered: list[Json]) -> None:
+    names = {entry["name"] for pod in pods(rendered) for container in pod["containers"] for entry in container.get("env", [])}
+    settings = {PREFIX + field.upper() for field in Settings.__struct_fields__}
+    operator_settings = {OPERATOR_PREFIX + field.upper() for field in OperatorSettings.__struct_fields__}
+
+    assert names
+    assert names <= settings | operator_settings
+
+
+def test_selectors_carry_no_version_and_match_their_pods(rendered: list[Json]) -> None:
+    for document in rendered:
+        if document["kind"] in ("Deployment", "StatefulSet"):
+            selector = document["spec"]["selector"]["matchLabels"]
+            assert selector.items() <= document["spec"]["template"]["metadata"]["labels"].items()
+            assert not [label for label in selector if "version" in label or "chart" in label]
+
+
+def test_existing_secrets_replace_everything_that_would_be_made(helm: Helm) -> None:
+    documents = render(helm, "--set", "keys.existingSecret=mine,redis.existingSecret=servers,tokens.existingConfigMap=jwks")
+
+    kinds = [document["kind"] for document in documents]
+    assert "Secret" not in kinds
+    assert "StatefulSet" not in kinds
+    assert "ConfigMap" not in kinds
+    api = next(pods(documents))
+    assert {"name": "keys", "secret": {"secretName": "mine"}} in api["volumes"]
+
+
+def test_a_zone_pins_a_region(helm: Helm) -> None:
+    documents = render(helm, "--set", "regions[0].name=frankfurt,regions[0].zone=eu-1,regions[1].name=dublin")
+    pinned = find(documents, "Deployment", "tidegate-api-frankfurt")["spec"]["template"]["spec"]
+
+    assert "eu-1" in json.dumps(pinned["affinity"])
+    assert "affinity" not in find(documents, "Deployment", "tidegate-api-dublin")["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "k8s/tiers").iterdir()), ids=lambda path: path.name)
+def test_a_sample_tier_is_valid_and_named_like_its_file(path: Path) -> None:
+    manifest = yaml.safe_load(path.read_text())
+
+    assert Tier.from_spec(manifest["metadata"]["name"], manifest["spec"]).name == path.stem
+
+
+def test_images_hold_no_build_tool_and_run_as_nobody() -> None:
+    """The Dockerfile's final stages; the images themselves need an engine."""
+    text = (ROOT / "Dockerfile").read_text()
+    final = text[text.index("AS base") :]
+
+    assert "USER 10001:10001" in final
+    assert re.findall(r"^FROM base AS (\w+)$", final, re.MULTILINE) == ["operator", "api"]
+    assert not re.search(r"^RUN .*(apt|install)\b", final.replace("uninstall", ""), re.MULTILINE)
