@@ -1,7 +1,6 @@
 """Fixtures of the tests on a real API server; without Go they skip, and where CI is set a skip is a failure."""
 
 import os
-import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from itertools import count
@@ -11,22 +10,25 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client
-from tests.kube.control_plane import ControlPlane, Kubectl, control_plane
-from tests.kube.processes import eventually
-from tests.kube.tiers import Json, TierClient
+from tests.kube.chart import CHART, Helm
+from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
+from tests.kube.processes import Program, eventually
+from tests.kube.stage import DEFAULT_TIER, Regions, everywhere, operator, two_regions
+from tests.kube.tiers import Json, TierClient, limited
 from tests.kube.tools import RECIPES, ToolUnavailable, tool
 
-CRD_FILE = Path(__file__).parents[2] / "charts/tidegate/files/ratelimittiers.yaml"
+CRD_FILE = CHART / "files/ratelimittiers.yaml"
 namespace_numbers = count(1)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Where everything can be had, a skipped test would be a test that silently went missing."""
     report = yield
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped, and in CI that is a failure: {report.longrepr}"
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.longrepr = f"in CI a skip is a failure. {reason}"
     return report
 
 
@@ -67,9 +69,8 @@ def api(cluster: ControlPlane) -> Iterator[client.ApiClient]:
         yield connected
 
 
-@pytest.fixture
-def namespace(api: client.ApiClient) -> str:
-    """A fresh namespace. It stays: without controllers nobody would end its deletion."""
+def make_namespace(api: client.ApiClient) -> str:
+    """Make a fresh namespace. It stays: without controllers nobody would end its deletion."""
     name = f"test-{next(namespace_numbers)}"
     client.CoreV1Api(api).create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
     return name
@@ -93,9 +94,9 @@ def crd(api: client.ApiClient) -> Json:
 
 
 @pytest.fixture
-def tiers(api: client.ApiClient, namespace: str, crd: Json) -> TierClient:
+def tiers(api: client.ApiClient, crd: Json) -> TierClient:
     """A client for the tiers of a fresh namespace."""
-    return TierClient(api, namespace)
+    return TierClient(api, make_namespace(api))
 
 
 @pytest.fixture(scope="session")
@@ -106,24 +107,38 @@ def admitting(api: client.ApiClient, crd: Json) -> TierClient:
 
 @pytest.fixture(scope="session")
 def kubectl(cluster: ControlPlane, built: Callable[[str], Path]) -> Kubectl:
-    """Runs kubectl with the given arguments and returns what it prints."""
-    environment = {**os.environ, "KUBECONFIG": str(cluster.admin_kubeconfig)}
-
-    def run(*arguments: str, stdin: str = "", check: bool = True) -> str:
-        command = [str(built("kubectl")), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, env=environment, check=False)
-        assert done.returncode == 0 or not check, done.stderr
-        return done.stdout
-
-    return run
+    """Runs kubectl as somebody who may do everything."""
+    return kubectl_for(cluster, built("kubectl"))
 
 
 @pytest.fixture(scope="session")
-def chart_role(kubectl: Kubectl) -> Callable[[str], str]:
-    """TEMPORARY"""
+def regions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regions]:
+    """Frankfurt and Dublin."""
+    with two_regions(tmp_path_factory.mktemp("regions")) as running:
+        yield running
 
-    def apply(namespace: str) -> str:
-        kubectl("apply", "--namespace", namespace, "--filename", "/tmp/role.yaml")
-        return "tidegate-operator"
 
-    return apply
+@pytest.fixture(scope="session")
+def watched(api: client.ApiClient, crd: Json) -> TierClient:
+    """The tiers of the namespace that the operator watches; the default tier is there."""
+    tiers = TierClient(api, make_namespace(api))
+    tiers.create(DEFAULT_TIER, limited(10))
+    return tiers
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(watched: TierClient, cluster: ControlPlane, built: Callable[[str], Path], kubectl: Kubectl) -> Path:
+    """Signs in as the service account of the chart, which may do what the chart's Role says and nothing else."""
+    rights = Helm(built("helm"), cluster, watched.namespace).render_kinds("ServiceAccount", "Role", "RoleBinding")
+    kubectl("apply", "--namespace", watched.namespace, "--filename", "-", stdin=yaml.safe_dump_all(rights))
+    account = next(one["metadata"]["name"] for one in rights if one["kind"] == "ServiceAccount")
+    token = kubectl("create", "token", account, "--namespace", watched.namespace, "--duration", "1h").strip()
+    return cluster.kubeconfig(account, token)
+
+
+@pytest.fixture(scope="session")
+def running(regions: Regions, watched: TierClient, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """The operator; every region enforces the default tier."""
+    with operator(tmp_path_factory.mktemp("operator"), regions, kubeconfig, watched.namespace) as program:
+        everywhere(regions, DEFAULT_TIER, 10)
+        yield program

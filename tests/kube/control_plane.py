@@ -1,6 +1,8 @@
 """A Kubernetes API server with its etcd, on loopback, without controllers and nodes; started by the fixtures."""
 
+import os
 import ssl
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,7 +18,6 @@ from tests.kube.processes import Program, free_port
 
 ADMIN_TOKEN = "admin-of-the-tests"
 START_SECONDS = 60
-# Runs kubectl with the given arguments and returns what it prints.
 Kubectl = Callable[..., str]
 
 
@@ -68,6 +69,20 @@ class ControlPlane:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def kubectl_for(cluster: ControlPlane, program: Path) -> Kubectl:
+    """Runs kubectl with the given arguments and returns what it prints; fails when it does, unless `check` is false."""
+
+    def run(*arguments: str, stdin: str = "", check: bool = True) -> str:
+        environment = {**os.environ, "KUBECONFIG": str(cluster.admin_kubeconfig)}
+        done = subprocess.run(
+            [str(program), *arguments], input=stdin, capture_output=True, text=True, timeout=30, env=environment, check=False
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout
+
+    return run
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Program:
                 start_new_session=True,
             )
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to the whole group; a group that is gone already is fine."""
         if self.process is not None:
             try:
@@ -54,17 +54,17 @@ class Program:
 
     def stop(self) -> None:
         """Ask it to end, and kill it when it doesn't within the grace."""
-        self.signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
         if self.process is not None:
             try:
                 self.process.wait(STOP_GRACE_SECONDS)
             except subprocess.TimeoutExpired:
                 self.kill()
-        self.signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
     def kill(self) -> None:
         """End it at once, as a lost machine would."""
-        self.signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
         if self.process is not None:
             self.process.wait(STOP_GRACE_SECONDS)
 

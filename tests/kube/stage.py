@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ class Region:
             return int(redis.get(keys.REVISION) or 0)
 
 
+Regions = tuple[Region, Region]
+
+
 @cache
 def mint(signer: Keys, tier: str) -> str:
     """A token that names `tier`; signed once, for a signature takes longer than the request it is for."""
@@ -59,7 +63,7 @@ def mint(signer: Keys, tier: str) -> str:
 
 
 @contextmanager
-def two_regions(folder: Path) -> Iterator[tuple[Region, Region]]:
+def two_regions(folder: Path) -> Iterator[Regions]:
     """Run both regions until the block ends; their workers aren't ready before an operator has published a tier."""
     signer = Keys(folder / "keys")
     with ExitStack() as stack:
@@ -139,3 +143,10 @@ def operator(folder: Path, regions: Sequence[Region], kubeconfig: Path, namespac
 def everywhere(regions: Sequence[Region], tier: str, limit: int | None, *, seconds: float = 10) -> None:
     """Wait until the workers of every region meet tokens of `tier` with `limit`; None: with another tier."""
     eventually(lambda: {region.limit(tier) for region in regions} == {limit}, seconds=seconds)
+
+
+def seconds_until_enforced(regions: Sequence[Region], tier: str, limit: int) -> float:
+    """How long the workers of both regions take to enforce a limit that was accepted just now."""
+    started = time.monotonic()
+    everywhere(regions, tier, limit)
+    return time.monotonic() - started

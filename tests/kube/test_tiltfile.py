@@ -20,10 +20,11 @@ def environment(tmp_path: Path, built: Callable[[str], Path]) -> dict[str, str]:
 
 
 def test_tilt_accepts_the_tiltfile(environment: dict[str, str], built: Callable[[str], Path]) -> None:
-    """`tilt up` starts with a file that Tilt understands, and it finds the chart's objects in it."""
+    """`tilt up` starts with a file that Tilt understands, and finds the chart's workloads and the sample tiers."""
     command = [str(built("tilt")), "alpha", "tiltfile-result", "--file", str(ROOT / "Tiltfile")]
 
     evaluated = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
 
     assert evaluated.returncode == 0, evaluated.stderr[-3000:]
-    assert json.loads(evaluated.stdout)["Manifests"]
+    resources = {manifest["Name"] for manifest in json.loads(evaluated.stdout)["Manifests"]}
+    assert resources >= {"crd", "tidegate-operator", "tidegate-api-frankfurt", "tidegate-api-dublin", "free", "pro", "enterprise"}

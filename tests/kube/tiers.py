@@ -91,6 +91,11 @@ def spec(**changes: object) -> Json:
     return {"windows": [window()], **changes}
 
 
+def limited(limit: int) -> Json:
+    """A spec with one window of an hour."""
+    return spec(windows=[window(limit=limit, period="1h")])
+
+
 def condition(tier: Json, kind: str) -> Json:
     """One condition of a tier; empty while it isn't there."""
     found = [entry for entry in tier.get("status", {}).get("conditions", []) if entry["type"] == kind]

@@ -103,9 +103,9 @@ def locked(path: Path) -> Iterator[None]:
 
 def build(recipe: Recipe, program: Path) -> None:
     """Compile into a neighbouring file, then rename: whoever sees the program sees all of it."""
-    print(f"building {program.name}: minutes, once", file=sys.stderr, flush=True)
     unfinished = program.with_name(f"{program.name}.building")
     command = [find_go(), "build", "-trimpath", "-ldflags", recipe.linker_flags, "-o", str(unfinished), recipe.package]
+    print(f"building {program.name}: minutes, once", file=sys.stderr, flush=True)
     finished = subprocess.run(
         command,
         cwd=recipe.folder,

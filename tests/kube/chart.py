@@ -1,0 +1,55 @@
+"""Runs Helm on the chart, against a cluster of the tests; called by the fixtures and the chart's tests."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from tests.kube.control_plane import ControlPlane
+from tests.kube.tiers import Json
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts/tidegate"
+RELEASE = "tidegate"
+TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Helm:
+    """Helm for one cluster and one namespace, with its caches in a folder of its own."""
+
+    program: Path
+    cluster: ControlPlane
+    namespace: str
+
+    def install(self, *options: str) -> None:
+        """Install the release; without nodes nothing would become ready, so nothing is waited for."""
+        self._run("install", RELEASE, str(CHART), "--create-namespace", *options)
+
+    def upgrade(self, *options: str) -> None:
+        """Upgrade the release, with the values of the options alone."""
+        self._run("upgrade", RELEASE, str(CHART), *options)
+
+    def uninstall(self, *options: str) -> None:
+        """Remove the release."""
+        self._run("uninstall", RELEASE, *options)
+
+    def render_kinds(self, *kinds: str) -> list[Json]:
+        """The objects of these kinds that an installation would make."""
+        rendered = yaml.safe_load_all(self._run("template", RELEASE, str(CHART)))
+        return [manifest for manifest in rendered if manifest and manifest["kind"] in kinds]
+
+    def _run(self, *arguments: str) -> str:
+        home = self.cluster.folder / "helm"
+        homes = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        done = subprocess.run(
+            [str(self.program), "--namespace", self.namespace, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            env={**os.environ, **homes, "KUBECONFIG": str(self.cluster.admin_kubeconfig)},
+            check=False,
+        )
+        assert done.returncode == 0, f"helm {arguments[0]}: {done.stderr}"
+        return done.stdout

@@ -1,0 +1,160 @@
+"""The chart on a real API server: install, upgrade and uninstall. Nothing runs, for there are no nodes."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.kube.chart import ROOT, Helm
+from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
+from tests.kube.processes import eventually
+from tests.kube.tiers import Json
+
+DEFINITION = "crd/ratelimittiers.tidegate.dev"
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory, built: Callable[[str], Path]) -> Iterator[ControlPlane]:
+    """A server without the definition: the one that the other tests share has it from another hand than Helm's."""
+    folder = tmp_path_factory.mktemp("control-plane-for-helm")
+    with control_plane(folder, etcd=built("etcd"), server=built("kube-apiserver")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kubectl(own_cluster: ControlPlane, built: Callable[[str], Path]) -> Kubectl:
+    """kubectl for that server."""
+    return kubectl_for(own_cluster, built("kubectl"))
+
+
+@pytest.fixture
+def helm(own_cluster: ControlPlane, built: Callable[[str], Path], request: pytest.FixtureRequest) -> Iterator[Helm]:
+    """Helm for a namespace of the test's own; what the test installed is removed with the definition."""
+    number = request.session.items.index(request.node)
+    yield Helm(built("helm"), own_cluster, f"release-{number}")
+    Helm(built("helm"), own_cluster, f"release-{number}").uninstall("--ignore-not-found")
+    kubectl_for(own_cluster, built("kubectl"))("delete", DEFINITION, "--ignore-not-found", "--timeout=10s")
+
+
+def secrets(kubectl: Kubectl, helm: Helm) -> dict[str, dict[str, str]]:
+    """The Secrets of the release: name -> key -> value. Helm's own, of another type, are left out."""
+    ours = ("--namespace", helm.namespace, "--field-selector", "type=Opaque", "--output", "json")
+    found = json.loads(kubectl("get", "secrets", *ours))["items"]
+    return {secret["metadata"]["name"]: secret["data"] for secret in found}
+
+
+def test_an_installation_serves_tiers(helm: Helm, kubectl: Kubectl) -> None:
+    """One command brings the definition and everything else; the samples are the next."""
+    helm.install()
+
+    kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
+    kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers"))
+
+    names = kubectl("get", "rlt", "--namespace", helm.namespace, "--output", "name").split()
+    assert [name.rpartition("/")[2] for name in names] == ["enterprise", "free", "pro"]
+
+
+def test_an_upgrade_keeps_every_generated_secret(helm: Helm, kubectl: Kubectl) -> None:
+    """New keys would forget every customer's usage and results, and new passwords would lock the workers out."""
+    helm.install()
+    before = secrets(kubectl, helm)
+
+    helm.upgrade("--set", "api.replicas=3", "--set-json", 'regions=[{"name":"frankfurt"},{"name":"dublin"},{"name":"oslo"}]')
+
+    after = secrets(kubectl, helm)
+    replicas = kubectl("get", "deployments", "--namespace", helm.namespace, "--output", "jsonpath={.items[*].spec.replicas}")
+    assert replicas.split().count("3") == 3
+    assert sorted(before) == ["tidegate-keys", "tidegate-redis"]
+    assert all(after[name].items() >= made_once(values).items() for name, values in before.items())
+
+
+def made_once(values: dict[str, str]) -> dict[str, str]:
+    """The values of a Secret that don't follow from the list of regions."""
+    return {key: value for key, value in values.items() if key != "regions.yaml"}
+
+
+def test_two_installations_share_no_secret(helm: Helm, kubectl: Kubectl) -> None:
+    """What is generated is random, and long enough."""
+    helm.install()
+    first = secrets(kubectl, helm)
+    helm.uninstall()
+
+    helm.install()
+
+    second = secrets(kubectl, helm)
+    keys = sorted(first["tidegate-keys"])
+    assert keys == ["idempotency.key", "identity.key"]
+    assert all(first["tidegate-keys"][key] != second["tidegate-keys"][key] for key in keys)
+    assert all(len(base64.b64decode(second["tidegate-keys"][key])) >= 32 for key in keys)
+
+
+def test_an_uninstall_keeps_the_definition_and_the_tiers(helm: Helm, kubectl: Kubectl) -> None:
+    """Removing the platform for a moment doesn't lose what customers were promised; a new installation takes it up again."""
+    helm.install()
+    kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
+
+    helm.uninstall()
+    kept = kubectl("get", "rlt", "--namespace", helm.namespace, "--output", "name").split()
+    left = kubectl("get", "deployments,statefulsets,services,secrets,roles", "--namespace", helm.namespace, "--output", "name")
+    helm.install()
+
+    assert kept == ["ratelimittier.tidegate.dev/free"]
+    assert left == ""
+
+
+def test_an_uninstall_removes_the_definition_when_told_so(helm: Helm, kubectl: Kubectl) -> None:
+    """`crds.keep=false` leaves nothing behind."""
+    helm.install("--set", "crds.keep=false")
+
+    helm.uninstall()
+
+    eventually(lambda: not kubectl("get", "crds", "--output", "name"), seconds=10)
+
+
+def test_secrets_of_ones_own_are_used_and_none_is_made(helm: Helm, kubectl: Kubectl) -> None:
+    """Managed Redis servers and keys from a vault: the chart makes neither Secret nor Redis."""
+    helm.install("--set", "keys.existingSecret=my-keys", "--set", "redis.existingSecret=my-redis")
+
+    found = workloads(kubectl, helm)
+    assert secrets(kubectl, helm) == {}
+    assert {workload["kind"] for workload in found} == {"Deployment"}
+    assert set(secret_names(found)) == {"my-keys", "my-redis"}
+
+
+def secret_names(node: Any) -> Iterator[str]:
+    """Names of all Secrets that a manifest refers to."""
+    if isinstance(node, dict):
+        named = {"secretName": node.get("secretName"), "secretKeyRef": node.get("secretKeyRef", {}).get("name")}
+        yield from filter(None, named.values())
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from secret_names(child)
+
+
+def test_every_pod_is_admitted_where_pod_security_is_restricted(helm: Helm, kubectl: Kubectl) -> None:
+    """The server's own judge of pods has nothing to object to."""
+    helm.install()
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    strict = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"{helm.namespace}-strict", "labels": labels}}
+    kubectl("apply", "--filename", "-", stdin=json.dumps(strict))
+    pods = [pod_of(workload, f"{helm.namespace}-strict") for workload in workloads(kubectl, helm)]
+
+    admitted = kubectl("create", "--dry-run=server", "--filename", "-", stdin=yaml.safe_dump_all(pods)).splitlines()
+
+    assert len(admitted) == len(pods) == 6
+
+
+def workloads(kubectl: Kubectl, helm: Helm) -> list[Json]:
+    """Everything of the release that makes pods."""
+    listed = kubectl("get", "deployments,statefulsets", "--namespace", helm.namespace, "--output", "json")
+    return list(json.loads(listed)["items"])
+
+
+def pod_of(workload: Json, namespace: str) -> Json:
+    """The pod that a controller would make of a workload; a claim may be any volume here."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": workload["metadata"]["name"], "namespace": namespace}}
+    claims = [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in workload["spec"].get("volumeClaimTemplates", [])]
+    template = workload["spec"]["template"]["spec"]
+    return {**pod, "spec": {**template, "volumes": [*template["volumes"], *claims]}}
