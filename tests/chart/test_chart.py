@@ -1,5 +1,6 @@
 """The chart as `helm template` renders it: secure by default, closed, and in step with the code."""
 
+import base64
 import json
 import re
 import subprocess
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from tidegate.contract.tier import Tier
 from tidegate.settings import PREFIX, Settings
 from tidegate_operator.settings import PREFIX as OPERATOR_PREFIX
 from tidegate_operator.settings import Settings as OperatorSettings
@@ -86,8 +86,6 @@ def test_only_the_operator_holds_a_service_account_token(rendered: list[Json]) -
 
 def test_no_secret_is_plain_in_a_pod(rendered: list[Json]) -> None:
     secret = find(rendered, "Secret", "tidegate-redis")
-    import base64
-
     values = [base64.b64decode(value).decode() for key, value in secret["data"].items() if key.endswith(("password", "url"))]
     specs = json.dumps([document for document in rendered if document["kind"] != "Secret"])
 
@@ -209,13 +207,6 @@ def test_a_zone_pins_a_region(helm: Helm) -> None:
 
     assert "eu-1" in json.dumps(pinned["affinity"])
     assert "affinity" not in find(documents, "Deployment", "tidegate-api-dublin")["spec"]["template"]["spec"]
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "k8s/tiers").iterdir()), ids=lambda path: path.name)
-def test_a_sample_tier_is_valid_and_named_like_its_file(path: Path) -> None:
-    manifest = yaml.safe_load(path.read_text())
-
-    assert Tier.from_spec(manifest["metadata"]["name"], manifest["spec"]).name == path.stem
 
 
 def test_images_hold_no_build_tool_and_run_as_nobody() -> None:

