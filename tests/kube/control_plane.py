@@ -77,7 +77,7 @@ def kubectl_for(cluster: ControlPlane, program: Path) -> Kubectl:
     def run(*arguments: str, stdin: str = "", check: bool = True) -> str:
         environment = {**os.environ, "KUBECONFIG": str(cluster.admin_kubeconfig)}
         done = subprocess.run(
-            [str(program), *arguments], input=stdin, capture_output=True, text=True, timeout=30, env=environment, check=False
+            [str(program), *arguments], input=stdin, capture_output=True, text=True, timeout=60, env=environment, check=False
         )
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout

@@ -36,7 +36,7 @@ def helm(own_cluster: ControlPlane, built: Callable[[str], Path], request: pytes
     number = request.session.items.index(request.node)
     yield Helm(built("helm"), own_cluster, f"release-{number}")
     Helm(built("helm"), own_cluster, f"release-{number}").uninstall("--ignore-not-found")
-    kubectl_for(own_cluster, built("kubectl"))("delete", DEFINITION, "--ignore-not-found", "--timeout=10s")
+    kubectl_for(own_cluster, built("kubectl"))("delete", DEFINITION, "--ignore-not-found", "--timeout=50s")
 
 
 def secrets(kubectl: Kubectl, helm: Helm) -> dict[str, dict[str, str]]:
