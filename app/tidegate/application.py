@@ -5,15 +5,16 @@ import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import falcon.asgi
 from falcon.asgi import Request, Response
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tidegate import problems
-from tidegate.body import BodyMiddleware
+from tidegate.body import BodyMiddleware, whole_or_error
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
 from tidegate.identity.key_set import KeySet
 from tidegate.identity.middleware import IdentityMiddleware
@@ -26,14 +27,23 @@ from tidegate.resources.health import Live, Ready
 from tidegate.resources.records import Records
 from tidegate.resources.tiers import Tiers
 from tidegate.resources.usage import Usage
+from tidegate.routing import Router
 from tidegate.settings import Settings, read_secret
 from tidegate.store.health import StoreHealth
 from tidegate.store.redis import RedisStore
-from tidegate.telemetry import TelemetryMiddleware
+from tidegate.telemetry import TelemetryMiddleware, draining
 from tidegate.tiers.source import TierSource
-from tidegate.worker import draining
 
-App = falcon.asgi.App[Request, Response]
+MOST_CONNECTIONS = 64
+"""To each Redis, a worker; more calls at a time wait for one, up to the timeout."""
+
+
+class App(falcon.asgi.App[Request, Response]):
+    """Falcon's application, which takes no half message for a whole one."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # type: ignore[override]  # of the WSGI base
+        """Answer an ASGI scope."""
+        await super().__call__(scope, whole_or_error(receive) if scope["type"] == "http" else receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +80,18 @@ def create_app(settings: Settings) -> App:
     verifier = TokenVerifier(keys, issuer=settings.token_issuer, audience=settings.token_audience)
     pseudonyms = Pseudonyms(read_secret(settings.identity_key_file))
     # The way of a request, in order; each hands the next a typed value on `req.context`.
-    app: App = falcon.asgi.App(
+    router = Router()
+    app = App(
+        router=router,
         middleware=[
             adapters,
-            TelemetryMiddleware(settings.region),
-            BodyMiddleware(settings.maximum_body_bytes),
+            TelemetryMiddleware(settings.region, draining),
             IdentityMiddleware(verifier, pseudonyms, adapters.tiers),
-            ReplayMiddleware(adapters.store, read_secret(settings.idempotency_key_file)),
+            BodyMiddleware(settings.maximum_body_bytes),
+            ReplayMiddleware(adapters.store, read_secret(settings.idempotency_key_file), router.mutations),
             LimitsMiddleware(adapters.limiter),
             TransactionMiddleware(adapters.store, problems.render),
-        ]
+        ],
     )
     problems.install(app)
     _add_routes(app, adapters, keys)
@@ -118,6 +130,13 @@ def _open_adapters(settings: Settings) -> Adapters:
 
 
 def _redis(url: str, timeout_seconds: float) -> Redis:
-    # No automatic retries: a script that is sent again charges twice (W11).
-    client: Redis = Redis.from_url(url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=Retry(NoBackoff(), 0))
-    return client
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MOST_CONNECTIONS,
+        timeout=timeout_seconds,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        # No automatic retries: a script that is sent again charges twice (W11).
+        retry=Retry(NoBackoff(), 0),
+    )
+    return Redis.from_pool(pool)

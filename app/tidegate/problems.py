@@ -12,14 +12,13 @@ import msgspec
 import structlog
 from falcon.asgi import Request, Response
 
-from tidegate.body import BodyTimeoutError, BodyTooLargeError
+from tidegate.body import BodyIncompleteError, BodyTimeoutError, BodyTooLargeError
 from tidegate.contract.errors import TidegateError
 from tidegate.idempotency.errors import KeyInvalidError, KeyMissingError, KeyReusedError, MutationConflictError
 from tidegate.identity.errors import InvalidTokenError, TokenMissingError
 from tidegate.limits.errors import LimitStoreUnavailableError, QuotaExceededError
 from tidegate.limits.fields import refusal_headers
 from tidegate.resources.errors import (
-    ForbiddenTierError,
     InvalidContentError,
     InvalidMembersError,
     RecordNotFoundError,
@@ -35,6 +34,10 @@ RATE_LIMIT_BASE = "https://iana.org/assignments/http-problem-types#"
 """Requested by draft-ietf-httpapi-ratelimit-headers, not yet registered."""
 
 NO_STORE = {"Cache-Control": "no-store"}
+CLOSE = {"Connection": "close"}
+"""The rest of a body that was not read would be taken for the next request."""
+MOST = 32
+"""Violations that an answer names: a body full of them must not buy an answer many times its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ _UNAVAILABLE = ProblemType(
     503,
     "Capacity is reduced for the moment",
     "This region cannot decide on requests just now; retry, in any region.",
-    _retry_after(1),
+    # Tells the edge that another region may do better; when the store that all share is away, none would.
+    {**_retry_after(1), "Tidegate-Unavailable": "region"},
 )
 
 REGISTRY: Mapping[type[Exception], ProblemType] = {
@@ -95,7 +99,7 @@ REGISTRY: Mapping[type[Exception], ProblemType] = {
         503,
         "The consistent store does not answer",
         "Nothing was done, or what was done is recorded: retry with the same Idempotency-Key.",
-        _retry_after(1),
+        {**_retry_after(1), "Tidegate-Unavailable": "store"},
     ),
     KeyMissingError: ProblemType(
         BASE + "idempotency-key-missing",
@@ -109,26 +113,34 @@ REGISTRY: Mapping[type[Exception], ProblemType] = {
         BASE + "mutation-conflict", 409, "Too many mutations of the same data at once", headers=_retry_after(1)
     ),
     RecordNotFoundError: ProblemType(BASE + "not-found", 404, "There is no such resource"),
-    ForbiddenTierError: ProblemType(BASE + "not-found", 404, "There is no such resource"),
     InvalidContentError: ProblemType(BASE + "content-invalid", 400, "The body is not valid JSON"),
     UnsupportedContentTypeError: ProblemType(
-        BASE + "content-type-unsupported", 415, "The content type is not supported", headers={"Accept": "application/json"}
+        BASE + "content-type-unsupported",
+        415,
+        "The content type is not supported",
+        headers={"Accept": "application/json", "Accept-Encoding": "identity"},
     ),
     InvalidMembersError: ProblemType(
         BASE + "members-invalid",
         422,
         "Members of the body break rules",
-        members=lambda error: {"violations": [{"path": v.path, "reason": v.reason, "message": v.message} for v in error.violations]},
+        members=lambda error: {"violations": [{"path": v.path, "reason": v.reason, "message": v.message} for v in error.violations[:MOST]]},
     ),
-    BodyTooLargeError: ProblemType(BASE + "body-too-large", 413, "The body is too large"),
-    BodyTimeoutError: ProblemType(BASE + "body-timeout", 408, "The body came too slowly"),
+    BodyTooLargeError: ProblemType(BASE + "body-too-large", 413, "The body is too large", headers=CLOSE),
+    BodyTimeoutError: ProblemType(BASE + "body-timeout", 408, "The body came too slowly", headers=CLOSE),
+    BodyIncompleteError: ProblemType(BASE + "body-incomplete", 400, "The body ended too early", headers=CLOSE),
 }
+
+_FRAMEWORK_DETAILS = {404: "Nothing is served at this path.", 405: "The field Allow lists the methods of this path."}
 
 INTERNAL = ProblemType(BASE + "internal-error", 500, "Something went wrong on our side", "The log has the details under the request id.")
 
 
 def render(error: Exception, req: Request, resp: Response) -> None:
     """Make `resp` the problem that `error` is; an error that nobody declared is logged and becomes a 500 without details."""
+    if isinstance(error, falcon.HTTPError):
+        _render_framework_error(error, req, resp)
+        return
     problem = next((REGISTRY[kind] for kind in type(error).__mro__ if kind in REGISTRY), None)
     if problem is None:
         log.error("unhandled error", request_id=req.context.request_id, route=req.uri_template, exc_info=error)
@@ -144,7 +156,7 @@ def render(error: Exception, req: Request, resp: Response) -> None:
 def install(app: falcon.asgi.App[Request, Response]) -> None:
     """Make every error of `app`, the framework's own too, a problem."""
     app.add_error_handler(Exception, _on_error)
-    app.add_error_handler(falcon.HTTPError, _on_framework_error)
+    app.add_error_handler(falcon.HTTPError, _on_error)
     app.set_error_serializer(lambda req, resp, error: None)
 
 
@@ -152,9 +164,10 @@ async def _on_error(req: Request, resp: Response, error: Exception, params: dict
     render(error, req, resp)
 
 
-async def _on_framework_error(req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
+def _render_framework_error(error: falcon.HTTPError, req: Request, resp: Response) -> None:
     status = error.status_code
-    _write(resp, req, "about:blank", status, falcon.code_to_http_status(status).split(" ", 1)[1], error.description, {})
+    detail = error.description or _FRAMEWORK_DETAILS.get(status)
+    _write(resp, req, "about:blank", status, falcon.code_to_http_status(status).split(" ", 1)[1], detail, {})
     resp.set_headers({**NO_STORE, **dict(error.headers or {})})
 
 

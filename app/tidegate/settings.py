@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         redis_timeout_seconds: Deadline of every call to the region's Redis.
         store_timeout_seconds: Deadline of every call to the consistent store.
         maximum_body_bytes: Largest request body taken.
-        drain_seconds: How long a stopping worker answers on after its readiness went off.
+        drain_seconds: How long a stopping worker answers on after its readiness went off; at most 20, as gunicorn ends it after 25.
         log_level: Lowest level that is logged: debug, info, warning or error.
     """
 
@@ -52,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_timeout_seconds: Positive = 0.25
     store_timeout_seconds: Positive = 2.0
     maximum_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 65_536
-    drain_seconds: Annotated[float, msgspec.Meta(ge=0)] = 5.0
+    drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=20)] = 5.0
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
     @classmethod

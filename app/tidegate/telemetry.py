@@ -1,5 +1,6 @@
 """Request ids, the access log and the log format; called by `application.py` first of all middleware and by `asgi.py` once at start."""
 
+import json
 import logging
 import sys
 import time
@@ -11,6 +12,16 @@ import structlog
 from falcon.asgi import Request, Response
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Draining:
+    """Whether this process has been told to stop; one a process, as signals are."""
+
+    def __init__(self) -> None:
+        self.started = False
+
+
+draining = Draining()
 
 
 def configure_logging(level: str) -> None:
@@ -30,7 +41,10 @@ def configure_logging(level: str) -> None:
 
 
 def _serialize(event: dict[str, Any], **_: object) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    try:
+        return msgspec.json.encode(event, enc_hook=str).decode()
+    except UnicodeEncodeError:  # a lone surrogate from outside must not cost the line, or whoever wrote it
+        return json.dumps(event, default=str)
 
 
 def _request_id(given: str | None) -> str:
@@ -46,10 +60,12 @@ class TelemetryMiddleware:
 
     Args:
         region: Name of this worker's region, sent as `Tidegate-Region`.
+        draining: Whether this worker is about to stop; then every answer asks its client to connect elsewhere.
     """
 
-    def __init__(self, region: str) -> None:
+    def __init__(self, region: str, draining: Draining) -> None:
         self._region = region
+        self._draining = draining
 
     async def process_request(self, req: Request, resp: Response) -> None:
         """Note the start and the id of the request."""
@@ -60,6 +76,8 @@ class TelemetryMiddleware:
         """Name the id and the region, and log the request; never its query, headers or body, which may hold secrets."""
         resp.set_header("X-Request-Id", req.context.request_id)
         resp.set_header("Tidegate-Region", self._region)
+        if self._draining.started:
+            resp.set_header("Connection", "close")
         if getattr(resource, "public", False):
             return
         log.info(

@@ -14,17 +14,9 @@ from gunicorn.arbiter import Arbiter
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from tidegate.protocol import BoundedProtocol
 from tidegate.settings import Settings
-
-
-class Draining:
-    """Whether this process has been told to stop; one a process, as signals are."""
-
-    def __init__(self) -> None:
-        self.started = False
-
-
-draining = Draining()
+from tidegate.telemetry import draining
 
 
 class DrainingServer(Server):
@@ -47,12 +39,13 @@ class DrainingServer(Server):
 class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # the package has no type information
     """uvicorn on uvloop and httptools, draining; `TIDEGATE_DRAIN_SECONDS` says how long."""
 
-    CONFIG_KWARGS = {"loop": "uvloop", "http": "httptools", "server_header": False, "access_log": False, "lifespan": "on"}
+    CONFIG_KWARGS = {"loop": "uvloop", "http": BoundedProtocol, "server_header": False, "access_log": False, "lifespan": "on", "ws": "none"}
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = DrainingServer(self, Settings.from_environment(os.environ).drain_seconds)
-        self._install_sigquit_handler()
+        # The worker's own handler would leave the server running until gunicorn kills it.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -1,5 +1,6 @@
 """The operator's log format; called once at start by both entry points."""
 
+import json
 import logging
 import sys
 from typing import Any
@@ -24,4 +25,7 @@ def configure_logging(level: str, form: str) -> None:
 
 
 def _serialize(event: dict[str, Any], **_: object) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    try:
+        return msgspec.json.encode(event, enc_hook=str).decode()
+    except UnicodeEncodeError:  # a lone surrogate from outside must not cost the line, or whoever wrote it
+        return json.dumps(event, default=str)

@@ -144,3 +144,41 @@ async def test_readiness_names_what_is_missing_and_liveness_asks_nobody(api: htt
 
     assert (await api.get("/livez")).status_code == 200
     assert ready.json() == {"status": "ok", "failed": []}
+
+
+async def test_half_a_message_is_not_carried_out(api: httpx.AsyncClient, issuer: Any) -> None:
+    """RFC 9112, 8: the client is gone in the middle of its body; what came so far may be sound by chance."""
+    events = iter([{"type": "http.request", "body": b'{"amount": 5}', "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+    headers = bearer(issuer.mint("pro"), **{"Content-Type": "application/json", "Idempotency-Key": '"half-a-message-1"'})
+
+    async def receive() -> Any:
+        return next(events)
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": PURCHASES, "query_string": b""}
+    await api._transport.app(scope | {"headers": [(n.lower().encode(), v.encode()) for n, v in headers.items()]}, receive, send)
+
+    assert sent[0]["status"] == 400
+    whole = await api.post(PURCHASES, content=b'{"amount": 5}', headers=headers)
+    assert (whole.status_code, whole.json()["balance"]) == (201, 5)
+
+
+async def test_head_is_answered_wherever_get_is(api: httpx.AsyncClient, issuer: Any) -> None:
+    """RFC 9110, 9.1, with the fields of GET and without its body."""
+    got, headed = [await method("/v1/credits", headers=bearer(issuer.mint("pro"))) for method in (api.get, api.head)]
+
+    assert (headed.status_code, headed.content) == (200, b"")
+    assert headed.headers["Content-Length"] == got.headers["Content-Length"]
+
+
+async def test_a_client_without_a_token_does_not_get_to_send_a_body(api: httpx.AsyncClient) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    answer = await api.post(PURCHASES, content=body())
+
+    assert_is_problem(answer, 401)

@@ -17,10 +17,11 @@ from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
 from tidegate.resources.errors import RecordNotFoundError
 from tidegate.resources.records import Records
 from tidegate.resources.tiers import Tiers
+from tidegate.routing import Router
 from tidegate.store.base import Write
 from tidegate.store.errors import StoreUnavailableError
 from tidegate.store.redis import RedisStore
-from tidegate.telemetry import TelemetryMiddleware
+from tidegate.telemetry import Draining, TelemetryMiddleware
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 TIER = Tier.from_spec("free", {"windows": [{"name": "second", "limit": 10, "period": "1s"}]})
@@ -38,14 +39,16 @@ class FakeIdentity:
 
 
 def make_app(store, **routes) -> falcon.asgi.App:
+    router = Router()
     app = falcon.asgi.App(
+        router=router,
         middleware=[
-            TelemetryMiddleware("here"),
-            BodyMiddleware(65_536),
+            TelemetryMiddleware("here", Draining()),
             FakeIdentity(),
-            ReplayMiddleware(store, b"s" * 32),
+            BodyMiddleware(65_536),
+            ReplayMiddleware(store, b"s" * 32, router.mutations),
             TransactionMiddleware(store, problems.render),
-        ]
+        ],
     )
     problems.install(app)
     app.add_route("/v1/credits", Credits(store))
@@ -53,6 +56,9 @@ def make_app(store, **routes) -> falcon.asgi.App:
     app.add_route(PURCHASES + "/{purchase_id}", PurchaseEntry(store))
     app.add_route("/v1/records/{record_id}", Records(store))
     app.add_route("/v1/tiers/{name}", Tiers())
+    if "own" in routes:
+        app.add_route("/v1/own", routes["own"])
+        app.add_route("/v1/own/item", routes["own"], suffix="item")
     return app
 
 
@@ -429,6 +435,82 @@ async def test_a_business_refusal_is_stored_like_a_success(api):
     assert (again.content, again.headers["Content-Type"]) == (first.content, "application/problem+json")
     assert again.headers["Idempotent-Replayed"] == "true"
     assert (await api.get(RECORD)).status_code == 200
+
+
+class Own:
+    """What a user of the platform may write, in Falcon's own idioms."""
+
+    async def on_post(self, req, resp):
+        req.context.unit_of_work.write("own", b"collection")
+
+    async def on_post_item(self, req, resp):
+        req.context.unit_of_work.write("own", b"item")
+        resp.set_header("Own", "1")
+
+    async def on_put(self, req, resp):
+        req.context.unit_of_work.write("own", b"put")
+        raise falcon.HTTPStatus(falcon.HTTP_202, text="taken")
+
+    async def on_delete(self, req, resp):
+        req.context.unit_of_work.write("own", b"deleted")
+        raise falcon.HTTPConflict(title="no", description="It is locked.")
+
+
+async def value(store) -> bytes | None:
+    found = (await store.read(["own"])).get("own")
+    return found.value if found else None
+
+
+async def test_a_responder_with_a_suffix_is_a_mutation_like_any_other(store):
+    """IDEM-1: it needs a key, and it is the one that runs."""
+    headers = key()
+    async with client_of(store, own=Own()) as api:
+        without = await api.post("/v1/own/item")
+        first = await api.post("/v1/own/item", headers=headers)
+        again = await api.post("/v1/own/item", headers=headers)
+
+    assert kind(without) == "idempotency-key-missing"
+    assert (first.status_code, first.headers["Own"], await value(store)) == (200, "1", b"item")
+    assert (again.headers["Idempotent-Replayed"], again.headers.get("Own")) == ("true", None)
+
+
+async def test_a_raised_status_is_an_answer_and_is_committed(store):
+    headers = key()
+    async with client_of(store, own=Own()) as api:
+        answers = [await api.put("/v1/own", headers=headers) for _ in range(2)]
+
+    assert [(answer.status_code, answer.text) for answer in answers] == [(202, "taken")] * 2
+    assert answers[1].headers["Idempotent-Replayed"] == "true"
+    assert await value(store) == b"put"
+
+
+async def test_a_raised_refusal_is_a_result_without_writes(store):
+    """IDEM-10: Falcon's own errors too."""
+    headers = key()
+    async with client_of(store, own=Own()) as api:
+        answers = [await api.delete("/v1/own", headers=headers) for _ in range(2)]
+
+    assert [(answer.status_code, answer.json()["detail"]) for answer in answers] == [(409, "It is locked.")] * 2
+    assert answers[0].content == answers[1].content
+    assert await value(store) is None
+
+
+async def test_no_answer_of_a_mutation_may_be_kept_by_a_cache(api):
+    headers = key()
+    answers = [await purchase(api, headers), await purchase(api, headers), await api.delete(RECORD, headers=key())]
+
+    assert [answer.headers["Cache-Control"] for answer in answers] == ["no-store"] * 3
+
+
+async def test_a_body_of_wrong_members_buys_no_huge_answer(api):
+    body = {f"m{number}": 1 for number in range(5_000)}
+
+    answer = await api.post(PURCHASES, json=body, headers=key())
+
+    assert answer.status_code == 422
+    assert len(answer.json()["violations"]) == 32
+    assert len(answer.content) < 8_000
+    assert "5001 found" in answer.json()["detail"]
 
 
 async def test_a_tenants_record_does_not_exist_for_another(api):

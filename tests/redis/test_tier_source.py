@@ -15,6 +15,7 @@ from tidegate.contract.codec import Heartbeat, TierDocument, decode_heartbeat, e
 from tidegate.contract.tier import Tier
 from tidegate.tiers import source as source_module
 from tidegate.tiers.errors import TiersUnavailableError
+from tidegate.tiers.snapshot import Documents
 from tidegate.tiers.source import TierSource
 
 Make = Callable[..., Awaitable[TierSource]]
@@ -233,6 +234,21 @@ async def test_one_bad_document_blocks_no_other_and_keeps_its_last_good_tier(
     assert source.snapshot.revision == 1
     await publish(redis, 3, free=document("free", 30))
     await eventually(lambda: source.snapshot.revision == 3)
+
+
+async def test_whatever_goes_wrong_the_source_goes_on_following(redis: Redis, make: Make, eventually: Eventually, monkeypatch) -> None:
+    """An error that nobody thought of costs one look, not every change until the next restart."""
+    await publish(redis, 1, pro=document("pro", 100))
+    source = await make()
+    monkeypatch.setattr(Documents, "follow", lambda *_: 1 / 0)
+    with capture_logs() as logs:
+        await publish(redis, 2, pro=document("pro", 200))
+        await eventually(lambda: [entry for entry in logs if entry["log_level"] == "error"])
+    monkeypatch.undo()
+
+    await publish(redis, 3, pro=document("pro", 300))
+
+    await eventually(lambda: limit(source, "pro") == 300)
 
 
 async def test_a_bad_document_is_not_loaded_again_and_again(redis: Redis, make: Make, eventually: Eventually) -> None:

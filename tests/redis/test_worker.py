@@ -79,12 +79,25 @@ async def test_a_stopping_worker_is_unready_first_and_fails_no_request(start: St
     process.send_signal(signal.SIGTERM)
     draining = wait_for(f"{base}/readyz", 503)
     with httpx.Client(headers=headers) as client:
-        statuses = [client.get(f"{base}/v1/tiers/pro").status_code for _ in range(50)]
+        answers = [client.get(f"{base}/v1/tiers/pro") for _ in range(50)]
     exit_code = process.wait(10)
 
     assert "draining" in draining.json()["failed"]
-    assert statuses == [200] * 50
+    assert [answer.status_code for answer in answers] == [200] * 50
+    assert {answer.headers["Connection"] for answer in answers} == {"close"}
     assert exit_code == 0
+
+
+def test_a_quick_stop_is_quick(start: Start, port: int) -> None:
+    """SIGINT to gunicorn, as from a terminal, ends the worker without its drain and without a kill."""
+    process = start(TIDEGATE_DRAIN_SECONDS="20")
+    wait_for(f"http://127.0.0.1:{port}/livez", 200)
+    started = time.monotonic()
+
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+
+    assert time.monotonic() - started < 5
 
 
 async def test_no_secret_of_a_request_reaches_the_log(start: Start, port: int, redis: Redis, issuer: Any, tmp_path: Path) -> None:

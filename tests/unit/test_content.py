@@ -18,8 +18,9 @@ class Order(msgspec.Struct):
     currency: Literal["EUR"] = "EUR"
 
 
-def request(body: bytes, content_type: str | None = "application/json"):
-    return SimpleNamespace(content_type=content_type, context=SimpleNamespace(body=body))
+def request(body: bytes, content_type: str | None = "application/json", content_encoding: str | None = None):
+    headers = {"Content-Encoding": content_encoding}
+    return SimpleNamespace(content_type=content_type, get_header=headers.get, context=SimpleNamespace(body=body))
 
 
 values = st.recursive(
@@ -129,3 +130,17 @@ def test_every_wrong_member_is_named_at_once(body, expected):
         read_struct(request(body), Order)
 
     assert [(violation.path, violation.reason) for violation in caught.value.violations] == expected
+
+
+def test_an_encoded_body_is_refused():
+    with pytest.raises(UnsupportedContentTypeError):
+        read_object(request(b"{}", content_encoding="gzip"))
+
+
+@pytest.mark.parametrize("body", [b'{"a": ' + b"9" * 5000 + b"}", b"\xef\xbb\xbf{}", b"{", b"[1,]"])
+def test_a_refusal_says_nothing_of_the_parser(body):
+    """ERR-1: no library's own words."""
+    with pytest.raises(InvalidContentError) as caught:
+        parse(body)
+
+    assert not any(word in str(caught.value) for word in ("sys.", "utf-8-sig", "Expecting", "int"))

@@ -3,10 +3,11 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import falcon
 from falcon.asgi import Request, Response
 
 from tidegate.idempotency.errors import DeterminateError, KeyReusedError, MutationConflictError
@@ -16,7 +17,6 @@ from tidegate.idempotency.record import Record, stored_headers
 from tidegate.idempotency.unit_of_work import UnitOfWork
 from tidegate.store.base import Conflict, ConsistentStore, Write
 
-MUTATING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 ATTEMPTS = 24
 """Runs of a handler before it is given up: twenty writers of one balance all land, with room to spare."""
 LONGEST_PAUSE_SECONDS = 0.1
@@ -42,11 +42,13 @@ class ReplayMiddleware:
     Args:
         store: Where results are.
         key: Secret of the storage keys; the same in all regions.
+        mutations: The responder of each mutation, by URI template and method; whatever is not in it changes nothing.
     """
 
-    def __init__(self, store: ConsistentStore, key: bytes) -> None:
+    def __init__(self, store: ConsistentStore, key: bytes, mutations: Mapping[tuple[str, str], Responder]) -> None:
         self._store = store
         self._key = key
+        self._mutations = mutations
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
         """Look the mutation up and leave it on `req.context.mutation`; None for a request that changes nothing.
@@ -57,9 +59,9 @@ class ReplayMiddleware:
             KeyReusedError: The key was used for another request.
             StoreUnavailableError: Nobody knows whether it was done.
         """
-        responder: Responder | None = getattr(resource, f"on_{req.method.lower()}", None)
+        responder = self._mutations.get((req.uri_template or "", req.method))
         req.context.mutation = None
-        if resp.complete or responder is None or req.method not in MUTATING_METHODS:
+        if resp.complete or responder is None:
             return
         lines = [value.decode("latin-1") for name, value in req.scope["headers"] if name == b"idempotency-key"]
         record_key = storage_key(self._key, req.context.principal, parse_key(lines))
@@ -101,20 +103,25 @@ class TransactionMiddleware:
 
     async def _answer(self, mutation: Mutation, req: Request, resp: Response, params: dict[str, Any]) -> bool:
         unit = req.context.unit_of_work = UnitOfWork(self._store)
-        record = await self._run(mutation, unit, req, type(resp)(options=resp.options), params)
+        draft = type(resp)(options=resp.options)
+        record = await self._run(mutation, unit, req, draft, params)
         # A failure of ours says nothing about the next attempt: it is answered and forgotten (IDEM-10).
         if record.status < 500:
             retention_seconds = req.context.tier.retention_seconds + RETENTION_MARGIN_SECONDS
             result = await unit.commit(Write(mutation.record_key, record.encode(), retention_seconds))
             if isinstance(result, Conflict):
                 return mutation.record_key in result.keys and await _replay(self._store, mutation, resp)
+        resp.set_headers(draft.headers)
         _put(record, resp)
         return True
 
     async def _run(self, mutation: Mutation, unit: UnitOfWork, req: Request, draft: Response, params: dict[str, Any]) -> Record:
         try:
             await mutation.responder(req, draft, **params)
-        except DeterminateError as ex:
+        except falcon.HTTPStatus as ex:
+            draft.status, draft.text = ex.status, ex.text
+            draft.set_headers(ex.headers or {})
+        except (DeterminateError, falcon.HTTPError) as ex:
             unit.discard_writes()
             self._render(ex, req, draft)
         if draft.stream is not None:
@@ -147,9 +154,9 @@ async def _replay(store: ConsistentStore, mutation: Mutation, resp: Response) ->
 
 
 def _put(record: Record, resp: Response) -> None:
-    # First answers go this way too, so a replay differs from them in nothing but its marker.
+    # First answers go this way too, so that a replay differs from them in its marker and in fields of one response alone.
     resp.status = record.status
-    resp.set_headers(record.headers)
+    resp.set_headers({**record.headers, "Cache-Control": "no-store"})
     resp.data = record.body
     resp.complete = True
 

@@ -47,6 +47,7 @@ def _listener(port: int) -> Json:
         normalize_path=True,
         server_header_transformation="PASS_THROUGH",
         stream_idle_timeout="60s",
+        request_headers_timeout="10s",
         common_http_protocol_options={"idle_timeout": "300s", "headers_with_underscores_action": "REJECT_REQUEST"},
         local_reply_config=_own_answers(),
     )
@@ -59,9 +60,18 @@ def _own_answers() -> Json:
         "type": "about:blank",
         "title": "The edge could not serve this request",
         "status": "%RESPONSE_CODE%",
-        "detail": "%LOCAL_REPLY_BODY%",
+        "instance": "urn:uuid:%REQ(X-REQUEST-ID)%",
+        "detail": "No region answered in time, or the request is not one that the edge passes on.",
     }
-    return {"body_format": {"json_format": problem, "content_type": "application/problem+json"}}
+    unavailable = {"comparison": {"op": "GE", "value": {"default_value": 502, "runtime_key": "edge.unavailable"}}}
+    return {
+        "mappers": [{"filter": {"status_code_filter": unavailable}, "headers_to_add": [_field("Retry-After", "1")]}],
+        "body_format": {"json_format": problem, "content_type": "application/problem+json"},
+    }
+
+
+def _field(name: str, value: str) -> Json:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
 def _routes() -> Json:
@@ -72,8 +82,9 @@ def _routes() -> Json:
 def _retries() -> Json:
     """To another region at once. A POST may be sent again: its idempotency key makes the second a replay."""
     return {
-        "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
-        "retriable_status_codes": [503],
+        "retry_on": "connect-failure,refused-stream,reset,retriable-headers",
+        # A region that cannot decide says so; while the store that all share is away, no other region would do better.
+        "retriable_headers": [{"name": "tidegate-unavailable", "string_match": {"exact": "region"}}],
         "num_retries": 3,
         "per_try_timeout": "4s",
         "retry_host_predicate": [

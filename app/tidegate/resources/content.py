@@ -13,6 +13,8 @@ from tidegate.contract.errors import Violation
 from tidegate.resources.errors import InvalidContentError, InvalidMembersError, UnsupportedContentTypeError
 
 MAXIMUM_DEPTH = 32
+MAXIMUM_DIGITS = 400
+"""As many as the largest double has, and some; Python would refuse thousands with a text about itself."""
 
 _Content = TypeVar("_Content", bound=msgspec.Struct)
 
@@ -40,7 +42,7 @@ def read_object(req: Request) -> dict[str, Any]:
         InvalidContentError: It is not sound JSON.
         InvalidMembersError: It is JSON but no object.
     """
-    _check_type(req.content_type)
+    _check_type(req.content_type, req.get_header("Content-Encoding"))
     value = parse(req.context.body)
     if not isinstance(value, dict):
         raise InvalidMembersError((Violation("$", "Invalid", "must be an object"),))
@@ -54,19 +56,25 @@ def parse(body: bytes) -> object:
         InvalidContentError: Not UTF-8, not JSON, a repeated member, a number no double holds, a lone surrogate, nested deeper than 32.
     """
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(
+            body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_integer
+        )
         _check_depth(value)
         _check_text(value)
     except RecursionError as ex:
         raise InvalidContentError(f"nested deeper than {MAXIMUM_DEPTH} levels") from ex
     except UnicodeError as ex:
         raise InvalidContentError("not valid UTF-8") from ex
+    except json.JSONDecodeError as ex:
+        raise InvalidContentError(f"not valid JSON at line {ex.lineno}, column {ex.colno}") from ex
     except ValueError as ex:
         raise InvalidContentError(f"not valid JSON: {ex}") from ex
     return value
 
 
-def _check_type(content_type: str | None) -> None:
+def _check_type(content_type: str | None, content_encoding: str | None) -> None:
+    if (content_encoding or "identity").lower() != "identity":
+        raise UnsupportedContentTypeError("the body must not be encoded")
     media_type, parameters = falcon.parse_header(content_type or "")
     charset = parameters.pop("charset", "utf-8").lower()
     if media_type.lower() != "application/json" or parameters or charset != "utf-8":
@@ -82,6 +90,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAXIMUM_DIGITS:
+        raise ValueError("a number is too large")
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -8,10 +8,6 @@ class RecordNotFoundError(DeterminateError):
     """The caller's tenant has no such object; other tenants' objects look the same (OWASP API1)."""
 
 
-class ForbiddenTierError(TidegateError):
-    """The tier is not the caller's; answered as if it did not exist."""
-
-
 class InvalidContentError(TidegateError):
     """The body is not acceptable JSON; the text says why."""
 
@@ -24,5 +20,5 @@ class InvalidMembersError(TidegateError):
     """The JSON is sound but its members are not; `violations` names every one."""
 
     def __init__(self, violations: tuple[Violation, ...]) -> None:
-        super().__init__("; ".join(map(str, violations)))
+        super().__init__(f"{len(violations)} found: {violations[0].path}: {violations[0].message}")
         self.violations = violations

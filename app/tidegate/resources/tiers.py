@@ -2,7 +2,7 @@
 
 from falcon.asgi import Request, Response
 
-from tidegate.resources.errors import ForbiddenTierError
+from tidegate.resources.errors import RecordNotFoundError
 
 
 class Tiers:
@@ -12,6 +12,6 @@ class Tiers:
         """Answer the tier with every default filled in."""
         tier = req.context.tier
         if name != tier.name:
-            raise ForbiddenTierError("no such tier")
+            raise RecordNotFoundError("no such tier")
         resp.media = {"name": tier.name, "spec": tier.to_spec()}
         resp.cache_control = ("private", "no-store")

@@ -38,6 +38,6 @@ def _window(state: WindowState) -> dict[str, Any]:
         "unit": str(window.unit),
         "limit": window.limit,
         "used": state.used,
-        "remaining": max(0, window.limit - state.used),
+        "remaining": state.remaining,
         "reset_seconds": round(state.reset_seconds, 3),
     }

@@ -54,5 +54,7 @@ class StoreHealth:
             if self.is_usable:
                 log.error("the consistent store could lose results; this worker is not ready", reason=str(ex))
             self.is_usable = False
+        except Exception:
+            log.exception("checking the consistent store failed unexpectedly")
         else:
             self.is_usable = True

@@ -107,6 +107,9 @@ class TierSource:
             except RegionUnreachableError as ex:
                 self._attempted.set()
                 await self._pause(ex)
+            except Exception:
+                log.exception("following the tiers failed unexpectedly")
+                await self._pause(RegionUnreachableError("unexpected error"))
 
     async def _listen(self) -> None:
         # Subscribed first and loaded second: a change in between is a message that waits.

@@ -1,0 +1,108 @@
+"""uvicorn's HTTP protocol with bounds on a request's head, and refusals that are problems; used by `worker.py`."""
+
+import asyncio
+import json
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+HEAD_BYTES = 32 * 1024
+"""Largest request line and fields together, give or take one read of the socket: four times the largest token (OWASP API4)."""
+HEAD_SECONDS = 10.0
+"""Longest time from a connection or the first byte of a request to the end of its head."""
+LINGER_SECONDS = 1.0
+"""How long a refused client's further bytes are thrown away: closed on unread bytes, a connection would take the answer with it."""
+TOO_LARGE = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The request line and its fields may have {HEAD_BYTES} bytes.")
+
+
+class HeadTooLargeError(Exception):
+    """Ends the parser's work on a request; uvicorn asks for the refusal then."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. What cannot be parsed, is too large or too slow is answered with a problem, and the connection closed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_bytes = 0
+        self._is_in_head = True
+        self._is_refused = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._refusal = (HTTPStatus.BAD_REQUEST, "This is not a well-formed HTTP/1.1 request.")
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, and wait for its first request for a while."""
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of a connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, within bounds."""
+        if self._is_refused:
+            return
+        self._head_bytes += len(data) * self._is_in_head
+        super().data_received(data)
+        if self._is_refused or not self._is_in_head:
+            return
+        if self._head_bytes > HEAD_BYTES:
+            self._refuse(*TOO_LARGE)
+        elif self._head_bytes and self._patience is None:
+            self._wait_for_head()
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer."""
+        self._is_in_head = False
+        self._stop_waiting()
+        # What was counted may hold the begin of a body, so only then is it worth an exact look.
+        if self._head_bytes > HEAD_BYTES and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
+            self._refusal = TOO_LARGE
+            raise HeadTooLargeError
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect the head of the next request."""
+        super().on_message_complete()
+        self._is_in_head, self._head_bytes = True, 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser, or this class in its callbacks, does not take."""
+        self._refuse(*self._refusal)
+
+    def _wait_for_head(self) -> None:
+        self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._head_bytes:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
+        else:
+            self.transport.close()
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        self._stop_waiting()
+        self._is_refused = True
+        problem = {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": int(status),
+            "instance": f"urn:uuid:{uuid.uuid4()}",
+            "detail": detail,
+        }
+        body = json.dumps(problem).encode()
+        fields = (
+            b"content-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\n"
+            b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[status] + fields + body)
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
