@@ -4,6 +4,7 @@ A status changes when workers report, not only when an object's event comes, so 
 The client logs in with the function that kopf logs in with; it needs `list` on ratelimittiers and `patch` on ratelimittiers/status.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from ssl import SSLContext
 from typing import Any, Protocol
@@ -97,18 +98,21 @@ class TierApi:
     async def _request(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        connection = self._log_in()
+        try:
+            connection = self._log_in()
+        except SourceUnavailableError as ex:
+            raise _ApiError(0, str(ex)) from ex
         namespace = self._namespace or connection.default_namespace or "default"
         url = f"{connection.server.rstrip('/')}/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}{path}"
         headers = connection.as_http_headers() | ({"Content-Type": "application/merge-patch+json"} if body else {})
         try:
             async with self._client(connection).request(method, url, params=query, json=body, headers=headers) as response:
-                answer = await response.json(content_type=None)
+                text = await response.text()
+                answer = json.loads(text) if response.status < 400 else {"message": _message(text)}
         except (aiohttp.ClientError, TimeoutError, ValueError) as ex:
             raise _ApiError(0, f"{method} {PLURAL}{path}: {type(ex).__name__}") from ex
         if response.status >= 400:
-            message = answer.get("message", "") if isinstance(answer, dict) else ""
-            raise _ApiError(response.status, f"{method} {PLURAL}{path}: {response.status} {message}")
+            raise _ApiError(response.status, f"{method} {PLURAL}{path}: {response.status} {answer['message']}")
         return dict(answer)
 
     def _client(self, connection: Connection) -> aiohttp.ClientSession:
@@ -116,6 +120,14 @@ class TierApi:
             connector = aiohttp.TCPConnector(ssl=connection.as_ssl_context())
             self._session = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT)
         return self._session
+
+
+def _message(text: str) -> str:
+    # A Status object, or plain text where the definition is missing.
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(text.split())[:200]
 
 
 def read_object(body: Mapping[str, Any]) -> DesiredTier:

@@ -1,6 +1,7 @@
 """Carries one tier into, or out of, one watched region: read, plan, act; called by the reconciler."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -19,6 +20,7 @@ async def publish_into(watch: RegionWatch, name: str, document: TierDocument | N
     publisher = watch.publisher
     if watch.problem:
         return Observation(publisher.region, problem=watch.problem)
+    seen = None
     try:
         seen = await publisher.read(name)
         action = plan(document, seen.stored) if document else None
@@ -27,7 +29,8 @@ async def publish_into(watch: RegionWatch, name: str, document: TierDocument | N
             await _publish(publisher, action.document)
             seen = await publisher.read(name)
     except RegionUnreachableError as ex:
-        return Observation(publisher.region, problem=f"its Redis failed ({ex.cause})")
+        # It was read a moment ago: it refuses to be written to, which is another trouble than being away.
+        return replace(seen or Observation(publisher.region), problem=f"its Redis failed ({ex.cause})")
     return seen
 
 

@@ -55,14 +55,17 @@ def _programmed(tier: DesiredTier, observations: Sequence[Observation]) -> _Verd
     missing = [seen.region for seen in observations if seen.document != tier.document]
     if not missing:
         return _Verdict("Programmed", True, "Programmed", "Every region holds this generation")
-    reason = "RegionUnreachable" if all(seen.view is None for seen in observations if seen.region in missing) else "Pending"
+    reason = "Pending"
+    if all(seen.problem for seen in observations if seen.region in missing):
+        reason = "RegionUnreachable" if all(seen.view is None for seen in observations if seen.region in missing) else "WriteRefused"
     return _Verdict("Programmed", False, reason, f"Not published in {', '.join(missing)}")
 
 
 def _degraded(observations: Sequence[Observation]) -> _Verdict:
-    lost = [f"{seen.region}: {seen.problem}" for seen in observations if seen.view is None]
+    lost = [f"{seen.region}: {seen.problem}" for seen in observations if seen.problem]
     if lost:
-        return _Verdict("Degraded", True, "RegionUnreachable", "; ".join(lost))
+        is_away = any(seen.view is None for seen in observations)
+        return _Verdict("Degraded", True, "RegionUnreachable" if is_away else "WriteRefused", "; ".join(lost))
     idle = [seen.region for seen in observations if seen.view and not seen.view.ready]
     if idle:
         return _Verdict("Degraded", True, "NoReadyWorkers", f"No worker reports in {', '.join(idle)}")

@@ -68,6 +68,6 @@ def region_view(revision: int | None, heartbeats: Iterable[Heartbeat], *, now_mi
 def _unreadable(name: str, text: bytes) -> Stored:
     try:
         uid = json.loads(text).get("uid")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         uid = None
     return Stored(name, uid if isinstance(uid, str) else "")

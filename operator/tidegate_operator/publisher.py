@@ -60,28 +60,37 @@ class Publisher:
                 pipeline.hgetall(keys.WORKERS)
                 pipeline.time()
                 if name is not None:
-                    pipeline.hget(keys.TIERS, name)
+                    pipeline.hget(keys.TIERS, _field(name))
                 revision, workers, (seconds, microseconds), *stored = await pipeline.execute()
         now_milliseconds = seconds * 1000 + microseconds // 1000
-        view = region_view(int(revision) if revision else None, _heartbeats(workers), now_milliseconds=now_milliseconds)
+        view = region_view(_number(revision), _heartbeats(workers), now_milliseconds=now_milliseconds)
         # Without a revision no worker loads the tiers, so what is stored counts as not published.
-        copy = stored_tier(name, stored[0]) if name and stored[0] and revision else None
+        copy = stored_tier(name, stored[0]) if name and stored[0] and view.revision is not None else None
         return Observation(self.region, view, copy)
 
     async def uids(self) -> dict[str, str]:
         """Names of all tiers that the region holds, with their uids; a uid that cannot be read is empty."""
         with self._translated():
             stored = await _awaited(self._redis.hgetall(keys.TIERS))
-        return {name: stored_tier(name, text).uid for name, text in ((field.decode(), text) for field, text in stored.items())}
+        return {
+            name: stored_tier(name, text).uid
+            for name, text in ((field.decode(errors="surrogateescape"), text) for field, text in stored.items())
+        }
 
     async def publish(self, document: TierDocument) -> str:
         """Publish: "published", "equal" (it was there, nothing changed) or "refused" (a newer generation of the same uid is there)."""
-        arguments: list[str | int] = [document.tier.name, encode_tier(document), document.uid, document.generation, keys.TIERS_CHANNEL]
+        arguments: list[str | bytes | int] = [
+            document.tier.name,
+            encode_tier(document),
+            document.uid,
+            document.generation,
+            keys.TIERS_CHANNEL,
+        ]
         return await self._run(self._publish, arguments)
 
     async def retire(self, name: str, uid: str) -> str:
         """Remove: "retired", or "kept" when the tier is not there or belongs to another uid."""
-        return await self._run(self._retire, [name, uid, keys.TIERS_CHANNEL])
+        return await self._run(self._retire, [_field(name), uid, keys.TIERS_CHANNEL])
 
     @asynccontextmanager
     async def reports(self) -> AsyncIterator["Reports"]:
@@ -98,7 +107,7 @@ class Publisher:
         """Close the connections."""
         await self._redis.aclose()
 
-    async def _run(self, script: Any, arguments: list[str | int]) -> str:
+    async def _run(self, script: Any, arguments: list[str | bytes | int]) -> str:
         with self._translated():
             outcome, before, after = await script(keys=_KEYS, args=arguments)
         # Only an unbroken chain counts as our own: a write right after a flush must not hide the flush from the watch.
@@ -139,6 +148,16 @@ def _raise_if_cancelled() -> None:
 async def _awaited(reply: Awaitable[Any] | Any) -> Any:
     # redis-py types the replies of both its clients as one union.
     return await reply
+
+
+def _field(name: str) -> bytes:
+    # A name that is not UTF-8 cannot be ours, and must be removable all the same.
+    return name.encode(errors="surrogateescape")
+
+
+def _number(text: bytes | None) -> int | None:
+    # What is no number was not written by us; the next publication replaces it.
+    return int(text) if text and text.isdigit() else None
 
 
 def _heartbeats(workers: Mapping[bytes, bytes]) -> Iterator[Heartbeat]:

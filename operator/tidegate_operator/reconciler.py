@@ -68,20 +68,13 @@ class Reconciler:
 
     def put(self, tier: DesiredTier) -> None:
         """An object was seen."""
-        self._wanted.put(tier)
-        self._queue.add(tier.name)
+        if self._wanted.put(tier):
+            self._queue.add(tier.name)
 
-    async def remove(self, name: str, uid: str, *, wait_seconds: float = 0.0) -> tuple[str, ...]:
-        """An object is gone or going: retire its tier, and name the regions that still hold it after at most `wait_seconds`."""
-        departure = self._wanted.remove(name, uid)
+    def remove(self, name: str, uid: str) -> None:
+        """An object is gone or going: retire its tier; from a region that does not answer, when it returns."""
+        self._wanted.remove(name, uid)
         self._queue.add(name)
-        try:
-            async with asyncio.timeout(wait_seconds):
-                if departure.remaining:
-                    await departure.done.wait()
-        except TimeoutError:
-            pass
-        return departure.remaining
 
     async def resync(self) -> None:
         """List the wanted tiers and look at all of them in every region; tiers that nobody wants depart.
@@ -139,18 +132,30 @@ class Reconciler:
             # Before the workers hear of the change, so that none of their reports is overlooked.
             self._finished.discard(tier.name)
 
+        if tier.document is None:
+            tier = await self._recover(tier)
         observations = await asyncio.gather(*(publish_into(watch, tier.name, tier.document, on_write=unfinish) for watch in self._watches))
         # A region that its watch knows as lost needs no retry: its return has everything looked at.
-        is_tried = all(seen.view or watch.problem for seen, watch in zip(observations, self._watches, strict=True))
+        is_tried = all(not seen.problem or watch.problem for seen, watch in zip(observations, self._watches, strict=True))
         return await self._report(tier, observations) and is_tried
+
+    async def _recover(self, tier: DesiredTier) -> DesiredTier:
+        # The newest spec is refused, and this operator saw none that was not: the regions remember the last good one.
+        seen = await asyncio.gather(*(publish_into(watch, tier.name, None, on_write=lambda: None) for watch in self._watches))
+        known = [observed.document for observed in seen if observed.document and observed.document.uid == tier.uid]
+        if not known:
+            return tier
+        return self._wanted.adopt(tier, max(known, key=lambda document: document.generation))
 
     async def _retire(self, name: str, departure: Departure) -> bool:
         is_gone = await asyncio.gather(*(retire_from(watch, name, departure.uid) for watch in self._watches))
         pairs = zip(self._watches, is_gone, strict=True)
         departure.remaining = tuple(watch.publisher.region for watch, gone in pairs if not gone)
         if departure.remaining:
+            if not departure.is_reported:
+                departure.is_reported = True
+                log.warning("tier not retired yet, it goes when the region returns", tier=name, regions=departure.remaining)
             return all(gone or watch.problem for watch, gone in zip(self._watches, is_gone, strict=True))
-        departure.done.set()
         self._finished.discard(name)
         if self._wanted.departures.get(name) is departure:
             del self._wanted.departures[name]

@@ -39,7 +39,7 @@ class RegionWatch:
         self.problem = ""
         self._changed = changed
         self._view: RegionView | None = None
-        self._settled_workers = -1
+        self._has_workers: bool | None = None
         self._failures = 0
 
     async def run(self) -> None:
@@ -49,7 +49,11 @@ class RegionWatch:
                 await self._watch()
             except RegionUnreachableError as ex:
                 self._lose(ex)
-                await asyncio.sleep(backoff_seconds(min(self._failures, SLOWEST_BACKOFF)))
+            except Exception:
+                # One region's trouble must not end the watch of it, nor anything of the others.
+                log.exception("watching a region failed unexpectedly", region=self.publisher.region)
+                self._lose(RegionUnreachableError(self.publisher.region, "unexpected error"))
+            await asyncio.sleep(backoff_seconds(min(self._failures, SLOWEST_BACKOFF)))
 
     async def _watch(self) -> None:
         async with self.publisher.reports() as reports:
@@ -72,11 +76,9 @@ class RegionWatch:
         return known != view.revision
 
     def _has_other_workers(self, view: RegionView) -> bool:
-        # While workers are taking up a revision nothing is final, so finished tiers keep their status until it is.
-        if view.ready and not view.is_settled:
-            return False
-        before, self._settled_workers = self._settled_workers, view.ready
-        return before != view.ready
+        # Their number alone is brought up to date by the resync: a rolling restart would otherwise rewrite every status many times.
+        before, self._has_workers = self._has_workers, view.ready > 0
+        return before != self._has_workers
 
     def _return(self) -> None:
         if self.problem:

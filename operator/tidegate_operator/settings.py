@@ -23,7 +23,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         regions_file: YAML or JSON file, a mapping from region name to the URL of that region's Redis; a secret, for URLs hold passwords.
         namespace: Namespace whose tiers are watched; empty: the one that the operator runs in.
         redis_timeout_seconds: Deadline of every call to a region's Redis.
-        retire_seconds: How long the deletion of a tier waits for a region that does not answer.
         log_level: Lowest level that is logged: debug, info, warning or error.
         log_format: json, or plain for a terminal.
     """
@@ -31,7 +30,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     regions_file: Path
     namespace: str = ""
     redis_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    retire_seconds: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
     log_format: Annotated[str, msgspec.Meta(pattern="^(json|plain)$")] = "json"
 

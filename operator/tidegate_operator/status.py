@@ -19,7 +19,7 @@ def build_status(tier: DesiredTier, observations: Sequence[Observation], *, now:
     ready = sum(region["state"] == READY for region in regions)
     status = {
         "observedGeneration": tier.generation,
-        "activeGeneration": _active_generation(tier, is_everywhere=ready == len(regions)),
+        "activeGeneration": _active_generation(tier, is_everywhere=all(_enforces(tier, seen) for seen in observations)),
         "contentHash": tier.document.content_hash if tier.document else tier.last_status.get("contentHash", ""),
         "regionsReady": f"{ready}/{len(regions)}",
         "regions": regions,
@@ -62,8 +62,12 @@ def _region(tier: DesiredTier, seen: Observation) -> dict[str, Any]:
 def _state(tier: DesiredTier, seen: Observation) -> str:
     if seen.view is None:
         return UNREACHABLE
-    is_current = tier.document is not None and seen.document == tier.document
-    return READY if is_current and seen.view.is_settled else PROGRESSING
+    # A refused spec is the newest, and no region enforces that.
+    return READY if _enforces(tier, seen) and not tier.violations else PROGRESSING
+
+
+def _enforces(tier: DesiredTier, seen: Observation) -> bool:
+    return tier.document is not None and seen.document == tier.document and seen.view is not None and seen.view.is_settled
 
 
 def _active_generation(tier: DesiredTier, *, is_everywhere: bool) -> int:

@@ -1,11 +1,11 @@
 """The tiers that are wanted now and the ones that must go, kept in memory; owned by the reconciler, without I/O."""
 
-import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tidegate.contract.codec import TierDocument
 from tidegate_operator.desired import DesiredTier
 
 
@@ -15,7 +15,7 @@ class Departure:
 
     uid: str
     remaining: tuple[str, ...]
-    done: asyncio.Event = field(default_factory=asyncio.Event)
+    is_reported: bool = False
 
 
 class WantedTiers:
@@ -31,28 +31,38 @@ class WantedTiers:
         self._regions = regions
         self._touched: dict[str, float] = {}
 
-    def put(self, tier: DesiredTier) -> None:
-        """Want this tier, unless a newer generation of the same object is wanted; a refused spec keeps the last good document."""
+    def put(self, tier: DesiredTier) -> bool:
+        """Want this tier, unless a newer generation of the same object is wanted; a refused spec keeps the last good document.
+
+        Returns whether anything is new; what is not is the echo of a status that we wrote.
+        """
         known = self.tiers.get(tier.name)
+        self._touched[tier.name] = time.monotonic()
         if known and known.uid == tier.uid:
-            if known.generation > tier.generation:
-                return
+            if known.generation > tier.generation or (known.generation == tier.generation and known.status == tier.status):
+                return False
             tier = _inheriting(tier, known)
         self.departures.pop(tier.name, None)
         self.tiers[tier.name] = tier
-        self._touched[tier.name] = time.monotonic()
+        return True
 
-    def remove(self, name: str, uid: str) -> Departure:
+    def adopt(self, tier: DesiredTier, document: TierDocument) -> DesiredTier:
+        """The last good document of a tier whose newest spec is refused, found in a region after a start."""
+        adopted = replace(tier, document=document)
+        if self.tiers.get(tier.name) is tier:
+            self.tiers[tier.name] = adopted
+        return adopted
+
+    def remove(self, name: str, uid: str) -> None:
         """Have the object with this uid leave; a newer object of the same name is untouched."""
         known = self.tiers.get(name)
         if known and known.uid != uid:
-            return Departure(uid, ())
+            return
         self.tiers.pop(name, None)
         self._touched[name] = time.monotonic()
         departure = self.departures.get(name)
         if departure is None or departure.uid != uid:
-            departure = self.departures[name] = Departure(uid, self._regions)
-        return departure
+            self.departures[name] = Departure(uid, self._regions)
 
     def merge(self, listed: Mapping[str, DesiredTier], *, started: float, is_complete: bool) -> None:
         """Take a listing that began at `started` (monotonic seconds); what an event touched since is newer and stays.

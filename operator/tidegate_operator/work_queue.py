@@ -4,6 +4,10 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+import structlog
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
 FIRST_RETRY_SECONDS = 0.25
 LONGEST_RETRY_SECONDS = 15.0
 
@@ -17,7 +21,7 @@ class WorkQueue:
     """Runs `work` for keys that were added.
 
     Args:
-        work: Takes a key; returns whether it is done. False brings the key back with backoff. An exception ends `run`.
+        work: Takes a key; returns whether it is done. False brings the key back with backoff, and so does an exception, which is logged.
         concurrency: How many keys are worked on at a time.
     """
 
@@ -43,7 +47,11 @@ class WorkQueue:
     async def _serve(self) -> None:
         while True:
             key = await self._take()
-            is_done = await self._work(key)
+            try:
+                is_done = await self._work(key)
+            except Exception:
+                log.exception("working on a key failed unexpectedly", key=key)
+                is_done = False
             self._busy.discard(key)
             if key in self._waiting:
                 self._wake.set()

@@ -135,7 +135,6 @@ def operator(folder: Path, regions: Sequence[Region], kubeconfig: Path, namespac
         "KUBECONFIG": str(kubeconfig),
         "TIDEGATE_OPERATOR_NAMESPACE": namespace,
         "TIDEGATE_OPERATOR_REGIONS_FILE": str(regions_file),
-        "TIDEGATE_OPERATOR_RETIRE_SECONDS": "1",
     }
     return Program(command, folder / "operator.log", environment)
 

@@ -3,15 +3,22 @@
 import base64
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from redis import Redis
+from tests.conftest import Valkey
 from tests.kube.chart import ROOT, Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
 from tests.kube.processes import eventually
+from tests.kube.stage import operator
 from tests.kube.tiers import Json
+
+from tidegate.contract import keys
 
 DEFINITION = "crd/ratelimittiers.tidegate.dev"
 
@@ -79,16 +86,27 @@ def made_once(values: dict[str, str]) -> dict[str, str]:
 def test_two_installations_share_no_secret(helm: Helm, kubectl: Kubectl) -> None:
     """What is generated is random, and long enough."""
     helm.install()
-    first = secrets(kubectl, helm)
-    helm.uninstall()
+    first = secrets(kubectl, helm)["tidegate-keys"]
+    other = replace(helm, namespace=f"{helm.namespace}-other")
 
+    other.install("--set", "crds.enabled=false")
+
+    second = secrets(kubectl, other)["tidegate-keys"]
+    other.uninstall()
+    assert sorted(first) == sorted(second) == ["idempotency.key", "identity.key"]
+    assert all(first[key] != second[key] for key in first)
+    assert all(len(base64.b64decode(second[key])) >= 32 for key in second)
+
+
+def test_a_new_installation_finds_the_keys_of_the_results_that_were_kept(helm: Helm, kubectl: Kubectl) -> None:
+    """The store's volume outlives an uninstall; with other keys its results would not be found, and a retry be charged again."""
+    helm.install()
+    before = secrets(kubectl, helm)["tidegate-keys"]
+
+    helm.uninstall()
     helm.install()
 
-    second = secrets(kubectl, helm)
-    keys = sorted(first["tidegate-keys"])
-    assert keys == ["idempotency.key", "identity.key"]
-    assert all(first["tidegate-keys"][key] != second["tidegate-keys"][key] for key in keys)
-    assert all(len(base64.b64decode(second["tidegate-keys"][key])) >= 32 for key in keys)
+    assert secrets(kubectl, helm)["tidegate-keys"] == before
 
 
 def test_an_uninstall_keeps_the_definition_and_the_tiers(helm: Helm, kubectl: Kubectl) -> None:
@@ -98,16 +116,33 @@ def test_an_uninstall_keeps_the_definition_and_the_tiers(helm: Helm, kubectl: Ku
 
     helm.uninstall()
     kept = kubectl("get", "rlt", "--namespace", helm.namespace, "--output", "name").split()
-    left = kubectl("get", "deployments,statefulsets,services,secrets,roles", "--namespace", helm.namespace, "--output", "name")
+    left = kubectl("get", "deployments,statefulsets,services,roles", "--namespace", helm.namespace, "--output", "name")
     helm.install()
 
     assert kept == ["ratelimittier.tidegate.dev/free"]
     assert left == ""
 
 
+def test_an_operator_that_was_there_first_waits_for_the_definition(helm: Helm, kubectl: Kubectl, valkey: Valkey, tmp_path: Path) -> None:
+    """It follows the tiers from then on, not only at each slow resync."""
+    helm.install("--set", "crds.enabled=false")
+    region = SimpleNamespace(name="frankfurt", valkey=valkey)
+    with operator(tmp_path, [region], helm.cluster.admin_kubeconfig, helm.namespace) as running:
+        running.wait_until(lambda: "cannot be listed yet" in running.last_words(), seconds=20)
+
+        helm.upgrade("--reset-values")
+        kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
+        running.wait_until(lambda: "'start' succeeded" in running.last_words(), seconds=20)
+        kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
+
+        with Redis(port=valkey.port) as redis:
+            eventually(lambda: redis.hexists(keys.TIERS, "free"), seconds=5)
+
+
 def test_an_uninstall_removes_the_definition_when_told_so(helm: Helm, kubectl: Kubectl) -> None:
-    """`crds.keep=false` leaves nothing behind."""
+    """`crds.keep=false` leaves nothing behind, tiers that an operator knew neither: it holds no object back."""
     helm.install("--set", "crds.keep=false")
+    kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
 
     helm.uninstall()
 

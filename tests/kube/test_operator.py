@@ -59,9 +59,11 @@ def test_the_status_says_what_the_workers_enforce(running: Program, watched: Tie
 
 
 def test_a_deleted_tier_is_gone_from_every_region(running: Program, watched: TierClient, regions: Regions) -> None:
-    """Its tokens meet the default tier, and the object doesn't linger."""
+    """Its tokens meet the default tier, and nothing of the operator's holds the object back."""
     watched.create("deleted", limited(50))
     everywhere(regions, "deleted", 50)
+    eventually(lambda: watched.is_ready("deleted"), seconds=5)
+    assert not {"finalizers", "annotations"} & watched.read("deleted")["metadata"].keys()
 
     watched.delete("deleted")
 
@@ -73,7 +75,7 @@ def test_a_deleted_tier_is_gone_from_every_region(running: Program, watched: Tie
 def test_the_operator_may_do_what_it_needs_and_nothing_else(kubeconfig: Path, watched: TierClient, kubectl: Kubectl) -> None:
     """Its rights end at the tiers of its namespace: no Secret, no deletion, no other namespace."""
     tiers = "ratelimittiers.tidegate.dev"
-    asked = [("list", tiers), ("patch", f"{tiers}/status"), ("delete", tiers), ("create", tiers), ("get", "secrets")]
+    asked = [("list", tiers), ("patch", f"{tiers}/status"), ("patch", tiers), ("delete", tiers), ("create", tiers), ("get", "secrets")]
 
     granted = [one for one in asked if may(*one, watched.namespace, kubectl, kubeconfig)]
 

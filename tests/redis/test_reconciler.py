@@ -141,16 +141,32 @@ async def test_an_edit_of_one_tier_leaves_the_status_of_the_others_alone(valkey:
 async def test_looking_again_writes_nothing_while_nothing_changed(valkey: Any, workers: Any, eventually: Eventually):
     objects = Objects(wanted())
     await workers(valkey)
-    async with operator(objects, frankfurt=valkey) as reconciler, valkey.client() as client:
+    async with operator(objects, frankfurt=valkey) as reconciler:
         await eventually(objects.is_ready)
-        before, revision = objects.statuses["free"], await client.get(keys.REVISION)
+        before = objects.statuses["free"]
 
         for _ in range(3):
             await reconciler.resync()
-        await reconciler.remove("probe", "p", wait_seconds=5)  # comes after the three looks in the queue
+        await publish_foreign(valkey, "probe")  # its retirement comes after the three looks in the queue
+        await reconciler.resync()
+        await eventually(holds(valkey, free=10))
 
         assert objects.statuses["free"] is before
-        assert await client.get(keys.REVISION) == revision
+
+
+async def test_the_echo_of_a_status_is_no_reason_to_look_again(valkey: Any, workers: Any, eventually: Eventually):
+    """Every status that is written comes back as an event."""
+    objects = Objects(wanted())
+    await workers(valkey)
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(objects.is_ready)
+        looks: list[str] = []
+        reconciler._queue.add = looks.append
+
+        reconciler.put(objects.tiers["free"])
+        reconciler.put(replace(objects.tiers["free"], status={"tampered": True}))
+
+    assert looks == ["free"]
 
 
 async def test_a_flushed_region_is_refilled_within_two_seconds(valkey: Any, workers: Any, eventually: Eventually):
@@ -221,10 +237,10 @@ async def test_a_removed_tier_leaves_every_region(valkeys: Any, eventually: Even
     async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler:
         await eventually(holds(frankfurt, free=10))
 
-        remaining = await reconciler.remove("free", "a", wait_seconds=5)
+        reconciler.remove("free", "a")
 
-        assert remaining == ()
-        assert (await stored(frankfurt), await stored(dublin)) == ({}, {})
+        await eventually(holds(frankfurt), 2)
+        await eventually(holds(dublin), 2)
 
 
 async def test_a_removal_does_not_wait_for_a_lost_region_and_reaches_it_later(valkeys: Any, eventually: Eventually):
@@ -234,10 +250,9 @@ async def test_a_removal_does_not_wait_for_a_lost_region_and_reaches_it_later(va
         dublin.stop()
         objects.tiers.clear()
 
-        remaining = await reconciler.remove("free", "a", wait_seconds=0.5)
+        reconciler.remove("free", "a")
 
-        assert remaining == ("dublin",)
-        assert await stored(frankfurt) == {}
+        await eventually(holds(frankfurt), 2)
         dublin.start()
         assert await stored(dublin) == {"free": 10}
         await eventually(holds(dublin), 8)
@@ -248,10 +263,10 @@ async def test_removing_an_older_object_of_the_name_changes_nothing(valkey: Any,
     async with operator(objects, frankfurt=valkey) as reconciler:
         await eventually(holds(valkey, free=10))
 
-        remaining = await reconciler.remove("free", "old", wait_seconds=5)
+        reconciler.remove("free", "old")
+        reconciler.put(wanted("pro", uid="b"))  # comes after the removal in the queue
 
-        assert remaining == ()
-        assert await stored(valkey) == {"free": 10}
+        await eventually(holds(valkey, free=10, pro=10))
 
 
 async def test_what_no_object_wants_goes_once_a_complete_listing_says_so(valkey: Any, eventually: Eventually):
@@ -331,10 +346,85 @@ async def test_a_worker_that_leaves_is_no_longer_counted(valkey: Any, workers: A
     def ready() -> int:
         return int(objects.statuses["free"]["regions"][0]["workers"]["ready"])
 
-    async with operator(objects, frankfurt=valkey):
+    async with operator(objects, frankfurt=valkey) as reconciler:
         await eventually(objects.is_ready)
         await eventually(lambda: ready() == 2)
 
         await leaving.stop()
+        await reconciler.resync()
 
         await eventually(lambda: ready() == 1, 3)
+
+
+async def publish_foreign(server: Any, name: str) -> None:
+    """A tier that no object wants."""
+    publisher = Publisher.connect("anywhere", server.url, timeout_seconds=0.5)
+    document = wanted(name, uid="foreign").document
+    assert document
+    await publisher.publish(document)
+    await publisher.aclose()
+
+
+@pytest.mark.parametrize(
+    "command", [("SET", keys.REVISION, "garbage"), ("HSET", keys.TIERS, "deep", "[" * 100_000), ("HSET", keys.TIERS, b"\xff", "{}")]
+)
+async def test_bad_data_in_one_region_stops_nothing(valkeys: Any, workers: Any, eventually: Eventually, command: tuple[Any, ...]):
+    """What somebody else wrote is replaced or removed, and the regions go on being reconciled."""
+    frankfurt, dublin, objects = valkeys(), valkeys(), Objects(wanted())
+    await workers(frankfurt)
+    await workers(dublin)
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler, frankfurt.client() as client:
+        await eventually(objects.is_ready)
+
+        await client.execute_command(*command)
+        await reconciler.resync()
+        reconciler.put(wanted(limit=20, generation=2))
+
+        await eventually(lambda: objects.is_ready(generation=2), 5)
+
+
+async def test_an_unexpected_error_ends_nothing(valkey: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch):
+    """It is logged, and the tier is looked at again."""
+    objects = Objects(wanted())
+    original, failures = Publisher.read, [ZeroDivisionError(), ZeroDivisionError()]
+
+    async def read(self: Publisher, name: str | None) -> Any:
+        if failures:
+            raise failures.pop()
+        return await original(self, name)
+
+    monkeypatch.setattr(Publisher, "read", read)
+    async with operator(objects, frankfurt=valkey):
+        await eventually(holds(valkey, free=10), 5)
+
+
+async def test_a_region_that_refuses_to_be_written_to_is_not_called_unreachable(
+    valkey: Any, valkeys: Any, workers: Any, eventually: Eventually
+):
+    full, objects = valkeys(), Objects(wanted())
+    await workers(full)
+    async with operator(objects, frankfurt=full) as reconciler, full.client() as client:
+        await eventually(objects.is_ready)
+        await client.config_set("maxmemory", "1")
+
+        reconciler.put(wanted(limit=20, generation=2))
+
+        await eventually(lambda: objects.statuses["free"]["conditions"][2]["reason"] == "WriteRefused", 3)
+        assert objects.states() == {"frankfurt": "Progressing"}
+        await client.config_set("maxmemory", "0")
+        await eventually(lambda: objects.is_ready(generation=2), 20)
+
+
+async def test_the_last_good_spec_is_found_in_another_region_after_a_start(valkeys: Any, eventually: Eventually):
+    """The newest spec is refused, this operator saw none that was not, and one region lost its data."""
+    frankfurt, dublin = valkeys(), valkeys()
+    async with operator(Objects(wanted()), frankfurt=frankfurt, dublin=dublin):
+        await eventually(holds(frankfurt, free=10))
+        await eventually(holds(dublin, free=10))
+    frankfurt.flush()
+    refused, objects = desired_tier("free", "a", 2, {"windows": []}, status={}), Objects()
+    objects.tiers["free"] = refused
+
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin):
+        await eventually(holds(frankfurt, free=10), 5)
+        await eventually(lambda: set(objects.states().values()) == {"Progressing"})

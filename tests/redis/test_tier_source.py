@@ -251,6 +251,28 @@ async def test_whatever_goes_wrong_the_source_goes_on_following(redis: Redis, ma
     await eventually(lambda: limit(source, "pro") == 300)
 
 
+async def test_an_edit_leaves_every_other_tier_the_same_object(redis: Redis, make: Make, eventually: Eventually) -> None:
+    """What is known of an unchanged tier (policies, refusals) stays good, and two hundred tiers cost an edit no more than one."""
+    await publish(redis, 1, free=document("free", 10), pro=document("pro", 100))
+    source = await make()
+    before = source.snapshot.tiers["free"]
+
+    await publish(redis, 2, free=document("free", 10), pro=document("pro", 200))
+    await eventually(lambda: limit(source, "pro") == 200)
+
+    assert source.snapshot.tiers["free"] is before
+
+
+async def test_a_document_that_stays_bad_stays_unread(redis: Redis, make: Make, eventually: Eventually) -> None:
+    await publish(redis, 1, free=document("free", 10))
+    source = await make()
+    for revision, limit_ in ((2, 100), (3, 200)):
+        await publish(redis, revision, free="not json", pro=document("pro", limit_))
+        await eventually(lambda limit_=limit_: limit(source, "pro") == limit_)
+
+    assert source.snapshot.revision == 1
+
+
 async def test_a_bad_document_is_not_loaded_again_and_again(redis: Redis, make: Make, eventually: Eventually) -> None:
     await publish(redis, 1, free="not json")
     with capture_logs() as logs:

@@ -33,10 +33,12 @@ class Documents:
     Args:
         revision: As in `TierSnapshot`.
         by_name: The documents by tier name.
+        texts: What they were read from; a text that stays is not read again, and its tier stays the same object.
     """
 
     revision: int = 0
     by_name: Mapping[str, TierDocument] = field(default_factory=lambda: MappingProxyType({}))
+    texts: Mapping[str, bytes | str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def snapshot(self) -> TierSnapshot:
@@ -50,13 +52,15 @@ class Documents:
         A text that cannot be read leaves its tier as it is here, and the revision too: this worker does not enforce the new one whole.
         """
         documents: dict[str, TierDocument] = {}
+        read: dict[str, bytes | str] = {}
         enforced = revision
         for name, text in texts.items():
             try:
-                documents[name] = decode_tier(name, text)
+                documents[name] = self.by_name[name] if self.texts.get(name) == text else decode_tier(name, text)
+                read[name] = text
             except (InvalidDocumentError, OverflowError, RecursionError) as ex:
                 enforced = self.revision
                 log.error("tier document not read", tier=name, revision=revision, keeps_last_good=name in self.by_name, reason=str(ex))
                 if name in self.by_name:
                     documents[name] = self.by_name[name]
-        return Documents(enforced, MappingProxyType(documents))
+        return Documents(enforced, MappingProxyType(documents), MappingProxyType(read))

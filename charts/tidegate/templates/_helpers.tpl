@@ -1,7 +1,7 @@
 {{/* With "-redis-" and a region of 20 characters at most 52: a StatefulSet's pods carry its name and a hash in one label of 63. */}}
 {{- define "tidegate.fullname" -}}
-{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
-{{ $name | trunc 25 | trimSuffix "-" }}
+{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) | replace "." "-" -}}
+{{ gt (len $name) 25 | ternary (printf "%s-%s" ($name | trunc 16 | trimSuffix "-") (.Release.Name | sha256sum | trunc 8)) $name }}
 {{- end }}
 
 {{/* Selectors: never a version, so that an upgrade keeps them. Call with (dict "root" $ "component" "api" "region" "frankfurt"). */}}
@@ -45,6 +45,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- define "tidegate.keptOrRandom" -}}
 {{- $kept := dig "data" (index . 1) "" (index . 0 | default dict) -}}
 {{ if $kept }}{{ $kept | b64dec }}{{ else }}{{ randAlphaNum 43 }}{{ end }}
+{{- end }}
+
+{{/* Password of a bundled server. Call with (list $ $secret "frankfurt"). */}}
+{{- define "tidegate.password" -}}
+{{- $seed := (index . 0).Values.redis.passwordSeed -}}
+{{ if $seed }}{{ printf "%s/%s" $seed (index . 2) | sha256sum | trunc 43 }}{{ else }}{{ include "tidegate.keptOrRandom" (list (index . 1) (printf "%s.password" (index . 2))) }}{{ end }}
 {{- end }}
 
 {{- define "tidegate.podSecurity" -}}
