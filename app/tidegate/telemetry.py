@@ -5,7 +5,8 @@ import logging
 import sys
 import time
 import uuid
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -35,7 +36,7 @@ def configure_logging(level: str) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(serializer=_serialize),
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Stream())),
         cache_logger_on_first_use=True,
     )
 
@@ -45,6 +46,18 @@ def _serialize(event: dict[str, Any], **_: object) -> str:
         return msgspec.json.encode(event, enc_hook=str).decode()
     except UnicodeEncodeError:  # a lone surrogate from outside must not cost the line, or whoever wrote it
         return json.dumps(event, default=str)
+
+
+class _Stream:
+    """Standard error, whose loss must not cost a request."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def _request_id(given: str | None) -> str:

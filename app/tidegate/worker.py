@@ -43,9 +43,15 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # the package has no
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = DrainingServer(self, Settings.from_environment(os.environ).drain_seconds)
+        server = self._server = DrainingServer(self, Settings.from_environment(os.environ).drain_seconds)
         # The worker's own handler would leave the server running until gunicorn kills it.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def callback_notify(self) -> None:
+        """Tell the master that the loop turns; without a master, stop: nobody would replace or end this worker, and it holds the port."""
+        await super().callback_notify()
+        if os.getppid() != self.ppid:
+            self._server.should_exit = True

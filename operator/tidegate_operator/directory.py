@@ -16,7 +16,7 @@ from tidegate.contract.errors import TidegateError
 from tidegate_operator.desired import DesiredTier
 from tidegate_operator.errors import DirectoryError, SourceUnavailableError
 from tidegate_operator.logs import configure_logging
-from tidegate_operator.manifests import SUFFIXES, ManifestDirectory
+from tidegate_operator.manifests import ManifestDirectory
 from tidegate_operator.publisher import Publisher
 from tidegate_operator.reconciler import Reconciler
 from tidegate_operator.settings import Settings
@@ -51,7 +51,10 @@ async def serve(directory: Path, publishers: list[Publisher], stop: asyncio.Even
         DirectoryError: At the start the directory is missing or holds no manifest; nothing was changed in any region.
     """
     source = ManifestDirectory(directory)
-    _require_manifests(directory, source)
+    try:
+        await source.list()
+    except SourceUnavailableError as ex:
+        raise DirectoryError(str(ex)) from ex
     reconciler = Reconciler(publishers, source, EnforcementLog())
     try:
         async with asyncio.TaskGroup() as group:
@@ -72,7 +75,7 @@ def main() -> int:
     try:
         settings = Settings.from_environment(os.environ)
         configure_logging(settings.log_level, settings.log_format)
-        asyncio.run(_serve_until_signalled(Path(sys.argv[1]), settings.publishers()))
+        asyncio.run(_serve_until_signalled(Path(sys.argv[1]).absolute(), settings.publishers()))
     except TidegateError as ex:
         print(f"tidegate operator: {ex}", file=sys.stderr)  # noqa: T201 - for the person who started it
         return 2
@@ -86,21 +89,27 @@ async def _serve_until_signalled(directory: Path, publishers: list[Publisher]) -
     await serve(directory, publishers, stop)
 
 
-def _require_manifests(directory: Path, source: ManifestDirectory) -> None:
-    try:
-        paths = source.paths()
-    except SourceUnavailableError as ex:
-        raise DirectoryError(str(ex)) from ex
-    if not paths:
-        raise DirectoryError(f"directory {directory}: holds no manifest ({', '.join('*' + suffix for suffix in SUFFIXES)})")
-
-
 async def _follow(directory: Path, reconciler: Reconciler, stop: asyncio.Event) -> None:
-    async for _ in awatch(directory, stop_event=stop, step=STEP_MILLISECONDS, recursive=False):
+    while not stop.is_set():
+        await _follow_until_replaced(directory, reconciler, stop)
+
+
+async def _follow_until_replaced(directory: Path, reconciler: Reconciler, stop: asyncio.Event) -> None:
+    # The parent is watched too: a directory that is made anew is another one to the system, and needs another watch.
+    watched, inode = [path for path in (directory, directory.parent) if path.is_dir()], _inode(directory)
+    async for changes in awatch(*watched, stop_event=stop, step=STEP_MILLISECONDS, recursive=False):
+        if all(Path(path).parent != directory and Path(path) != directory for _, path in changes):
+            continue
         try:
             await reconciler.resync()
         except SourceUnavailableError as ex:
             log.error("the manifests cannot be read, the known tiers stay", cause=str(ex))
+        if _inode(directory) != inode:
+            return
+
+
+def _inode(directory: Path) -> int:
+    return directory.stat().st_ino if directory.is_dir() else 0
 
 
 if __name__ == "__main__":

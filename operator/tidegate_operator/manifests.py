@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import yaml
 
 from tidegate.contract.codec import TierDocument
 from tidegate.contract.errors import InvalidTierError, TidegateError
 from tidegate.contract.tier import Tier
 from tidegate_operator.desired import DesiredTier, Listing
 from tidegate_operator.errors import SourceUnavailableError
+from tidegate_operator.manifest_yaml import UnreadableManifestError, load_documents
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -59,9 +59,13 @@ class ManifestDirectory:
         """Read every file. Incomplete while a file that was never valid may hold any tier.
 
         Raises:
-            SourceUnavailableError: The directory cannot be read.
+            SourceUnavailableError: The directory cannot be read or holds no manifest: whoever empties it hardly means to retire all tiers.
         """
         paths = self.paths()
+        if not paths:
+            raise SourceUnavailableError(
+                f"directory {self._directory}: holds no manifest ({', '.join('*' + suffix for suffix in SUFFIXES)})"
+            )
         self._good = {path: tiers for path, tiers in self._good.items() if path in paths}
         self._faults = {path: faults for path, faults in self._faults.items() if path in paths}
         owners: dict[str, Path] = {}
@@ -90,9 +94,11 @@ class ManifestDirectory:
         self._faults[path] = faults
         if faults == before:
             return
+        kept = [tier.name for tier in self._good.get(path, ())]
+        consequence = f"kept: {', '.join(kept)}" if kept else "until it is valid, no tier is retired"
         for fault in faults:
-            sentence = f"{path}: {fault}"
-            log.error(sentence, path=str(path), kept=[tier.name for tier in self._good.get(path, ())])
+            sentence = f"{path}: {fault} ({consequence})"
+            log.error(sentence)
         if not faults:
             log.info("manifest valid again", path=str(path))
 
@@ -112,9 +118,9 @@ def read_manifests(path: Path) -> tuple[Tier, ...]:
         ManifestError: It cannot be read, holds no manifest or an invalid one, or one tier twice.
     """
     try:
-        documents = [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as ex:
-        raise ManifestError((f"cannot be read: {' '.join(str(ex).split())}",)) from ex
+        documents = load_documents(path)
+    except UnreadableManifestError as ex:
+        raise ManifestError((str(ex),)) from ex
     if not documents:
         raise ManifestError(("holds no manifest",))
     faults: list[str] = []
@@ -130,6 +136,8 @@ def _read(document: Any, faults: list[str]) -> Tier | None:
     if not isinstance(document, dict) or (document.get("apiVersion"), document.get("kind")) != (API_VERSION, KIND):
         faults.append(f"must be an object with apiVersion {API_VERSION} and kind {KIND}")
         return None
+    unknown = sorted(map(str, document.keys() - {"apiVersion", "kind", "metadata", "spec", "status"}))
+    faults.extend(f"{field}: unknown field" for field in unknown)
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     try:

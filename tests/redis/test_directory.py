@@ -178,3 +178,30 @@ def test_a_missing_directory_is_an_error(operator: DirectoryOperator):
 
     assert operator.process.wait(10) == 2
     assert "No such file or directory" in operator.log()
+
+
+async def test_an_emptied_directory_retires_nothing(operator: DirectoryOperator, eventually: Eventually):
+    """Whoever does that hardly means that every customer be refused."""
+    operator.write("free.yaml", manifest())
+    operator.start()
+    await eventually(operator.holds(free=10))
+
+    (operator.directory / "free.yaml").unlink()
+
+    await eventually(operator.said("holds no manifest"))
+    assert await operator.holds(free=10)()
+
+
+async def test_a_directory_that_is_made_anew_is_followed(operator: DirectoryOperator, eventually: Eventually):
+    """As a checkout or a sync does."""
+    operator.write("free.yaml", manifest())
+    operator.start()
+    await eventually(operator.holds(free=10))
+
+    operator.directory.rename(operator.directory.with_name("away"))
+    operator.directory.mkdir()
+    operator.write("free.yaml", manifest(limit=20))
+    await eventually(operator.holds(free=20))
+    operator.write("free.yaml", manifest(limit=30))
+
+    await eventually(operator.holds(free=30), 2)

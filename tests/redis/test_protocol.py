@@ -95,6 +95,28 @@ async def test_many_requests_on_one_connection_are_not_added_up(server: int) -> 
     assert answer.count(b"HTTP/1.1 200") == 4
 
 
+async def test_an_answer_is_sent_in_one_piece(server: int) -> None:
+    """A worker that dies after the head would leave the edge with half an answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server)
+    for _ in range(50):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await reader.read(65_536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"\r\n\r\n0")
+    writer.close()
+
+
+async def test_a_client_that_asks_whether_to_go_on_is_told_at_once(server: int) -> None:
+    head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", server)
+    writer.write(head)
+    async with asyncio.timeout(5):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 100")
+        writer.write(b"abc")
+        assert (await reader.read()).endswith(b"3")
+    writer.close()
+
+
 async def test_a_slow_head_is_given_up(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
 

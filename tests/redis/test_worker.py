@@ -122,6 +122,24 @@ async def test_no_secret_of_a_request_reaches_the_log(start: Start, port: int, r
     assert written.count('"request_id":"') >= 2
 
 
+def test_workers_without_a_master_stop(start: Start, port: int, valkey: Any) -> None:
+    """SIGKILL of the master: orphans would keep the port and serve what nobody replaces any more."""
+    process = start(TIDEGATE_DRAIN_SECONDS="0", GUNICORN_CMD_ARGS="--timeout 2")
+    base = f"http://127.0.0.1:{port}"
+    wait_for(f"{base}/livez", 200)
+
+    process.kill()
+
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            httpx.get(f"{base}/livez", timeout=1)
+        except httpx.TransportError:
+            break
+        assert time.monotonic() < deadline, "the orphans go on"
+        time.sleep(0.05)
+
+
 def test_a_worker_starts_while_redis_is_away_and_says_that_it_is_not_ready(start: Start, port: int, tmp_path: Path) -> None:
     """OPS-1: Redis loss must not fail liveness, or pods restart in a storm."""
     away = f"unix://{tmp_path}/nothing.sock"
@@ -147,4 +165,6 @@ def test_a_wrong_setting_ends_the_start_with_its_name(start: Start, tmp_path: Pa
     process = start(**settings)
 
     assert process.wait(15) != 0
-    assert named in (tmp_path / "log").read_text()
+    written = (tmp_path / "log").read_text()
+    assert named in written
+    assert "Traceback" not in written

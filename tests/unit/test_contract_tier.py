@@ -160,3 +160,14 @@ json_values = st.recursive(
 def test_no_value_raises_anything_but_a_refusal(tier: Tier, values: dict[str, Any]) -> None:
     with contextlib.suppress(InvalidTierError):
         Tier.from_spec(tier.name, tier.to_spec() | values)
+
+
+def test_a_quoted_value_is_cut_and_half_a_surrogate_pair_refused():
+    """Neither floods a log nor breaks an encoder further on."""
+    window = {"name": "minute", "limit": 1, "period": "1m"}
+
+    with pytest.raises(InvalidTierError) as caught:
+        Tier.from_spec("free", {"windows": [window], "displayName": "\ud800", "enforcement": "x" * 100_000})
+
+    assert len(str(caught.value)) < 400
+    assert {violation.path for violation in caught.value.violations} == {"spec.displayName", "spec.enforcement"}

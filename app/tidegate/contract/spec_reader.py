@@ -52,11 +52,14 @@ class SpecReader:
             return ""
         if not self.has(field):
             return value
+        if not _is_encodable(value):
+            self.refuse(field, "Invalid", "holds half of a surrogate pair, which is no character")
+            return ""
         if not 1 <= len(value) <= maximum:
             self.refuse(field, "Invalid", f"must have 1..{maximum} characters, has {len(value)}")
             return ""
         if not re.fullmatch(pattern, value):
-            self.refuse(field, "Invalid", f"{value!r} does not match {pattern}")
+            self.refuse(field, "Invalid", f"{_quoted(value)} does not match {pattern}")
             return ""
         return value
 
@@ -66,7 +69,7 @@ class SpecReader:
         try:
             return choices(str(value))
         except ValueError:
-            self.refuse(field, "Invalid", f"{value!r} is not one of {', '.join(choices)}")
+            self.refuse(field, "Invalid", f"{_quoted(value)} is not one of {', '.join(choices)}")
             return default
 
     def duration(self, field: str, *, pattern: str, bounds: tuple[str, str], default: str | None = None) -> int:
@@ -103,9 +106,9 @@ class SpecReader:
             return ()
         for index, item in enumerate(value):
             if item not in allowed:
-                self.refuse(f"{field}[{index}]", "Invalid", f"{item!r} is not one of {', '.join(allowed)}")
+                self.refuse(f"{field}[{index}]", "Invalid", f"{_quoted(item)} is not one of {', '.join(allowed)}")
             elif item in value[:index]:
-                self.refuse(f"{field}[{index}]", "Duplicate", f"{item!r} appears twice")
+                self.refuse(f"{field}[{index}]", "Duplicate", f"{_quoted(item)} appears twice")
         return tuple(item for item in value if isinstance(item, str))
 
     def has(self, field: str) -> bool:
@@ -135,6 +138,20 @@ class SpecReader:
             self.refuse(field, "Required", "is required")
         else:
             self.refuse(field, "Invalid", f"must be {wanted}, not {_kind(value)}")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _quoted(value: object) -> str:
+    # Long enough to recognize, too short to flood a log.
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _kind(value: object) -> str:
