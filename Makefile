@@ -29,8 +29,8 @@ $(UV):
 	$(BIN)/python tests/kube/tools.py go >/dev/null || $(INSTALL) -r requirements/go.txt || true
 	@touch $@
 
-run: .venv/.local ## Two regions on this machine: Redis, API workers, edges, operator
-	$(BIN)/tidegate up
+run: .venv/.local ## Two regions on this machine: Redis, API workers, edges, operator (ARGS="--port 9000")
+	$(BIN)/tidegate up $(ARGS)
 
 demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a retried purchase
 	$(BIN)/tidegate demo

@@ -1,5 +1,10 @@
 """The command `tidegate`: two regions on one machine, tokens for them, and a tour; for people at a terminal."""
 
+import signal
+
+# Until a command takes signals into its own hands, Ctrl-C simply ends it: also in the middle of the imports below.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +23,12 @@ PATH = click.Path(path_type=Path)
 
 state_option = click.option("--state", type=PATH, default=Path(".tidegate"), show_default=True, help="Directory that holds the run.")
 tiers_option = click.option("--tiers", type=PATH, default=Path("k8s/tiers"), show_default=True, help="Directory of tier manifests.")
+
+
+def _not_empty(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value:
+        raise click.BadParameter("must not be empty")
+    return value
 
 
 class Commands(click.Group):
@@ -47,13 +58,14 @@ def up_command(port: int, tiers: Path, state: Path) -> None:
 
 
 @main.command()
-@click.option("--tier", required=True, help="The tier that the token names.")
+@click.option("--tier", required=True, callback=_not_empty, help="The tier that the token names.")
 @click.option("--tenant", default="acme", show_default=True, help="The customer.")
 @click.option("--client", default="demo", show_default=True, help="The customer's client; limits count for it alone.")
 @state_option
 def token(tier: str, tenant: str, client: str, state: Path) -> None:
     """Print an access token for the local run, valid for 15 minutes."""
     layout = Layout.at(state, Path(), 0)
+    layout.claim()
     click.echo(Keys(layout.keys).mint(Grant(tier, tenant, client)))
 
 

@@ -7,23 +7,22 @@ import pytest
 
 from tidegate.problems import BASE, INTERNAL, RATE_LIMIT_BASE, REGISTRY
 from tidegate.settings import PREFIX, Settings
+from tidegate_operator.settings import PREFIX as OPERATOR_PREFIX
+from tidegate_operator.settings import Settings as OperatorSettings
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("field", Settings.__struct_fields__)
-def test_every_setting_is_documented(field: str) -> None:
-    """A setting without a row in docs/settings.md fails here."""
-    assert f"| `{PREFIX}{field.upper()}` |" in (ROOT / "docs/settings.md").read_text()
+@pytest.mark.parametrize(("settings", "prefix"), [(Settings, PREFIX), (OperatorSettings, OPERATOR_PREFIX)])
+def test_settings_and_their_documentation_are_equal(settings: type[Settings | OperatorSettings], prefix: str) -> None:
+    """Each setting has a row with its default in docs/settings.md, and each row a setting."""
+    rows = dict(re.findall(r"^\| `(TIDEGATE_\w+)` \| (\S+) \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE))
+    fields, defaults = settings.__struct_fields__, settings.__struct_defaults__
+    shown = ["required"] * (len(fields) - len(defaults)) + [f"`{default}`" if default != "" else "empty" for default in defaults]
 
+    written = {name: default for name, default in rows.items() if name.startswith(OPERATOR_PREFIX) == (prefix == OPERATOR_PREFIX)}
 
-def test_documented_defaults_are_the_real_ones() -> None:
-    """The table's default column is what the code does when the variable is absent."""
-    rows = dict(re.findall(rf"\| `{PREFIX}(?!OPERATOR)(\w+)` \| (\S+) \|", (ROOT / "docs/settings.md").read_text()))
-
-    for name, default in zip(Settings.__struct_fields__[-len(Settings.__struct_defaults__) :], Settings.__struct_defaults__, strict=True):
-        written = rows[name.upper()]
-        assert written == (f"`{default}`" if default != "" else "empty"), name
+    assert written == {prefix + field.upper(): default for field, default in zip(fields, shown, strict=True)}
 
 
 def test_problem_types_and_their_documentation_are_equal() -> None:

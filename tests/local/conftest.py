@@ -28,6 +28,7 @@ class LocalRun:
 
     def __init__(self, state: Path, tiers: Path, *arguments: str) -> None:
         self.state = state
+        self.tiers = tiers
         self.output = ""
         self._lines: Queue[str] = Queue()
         command = [str(TIDEGATE), "up", "--port", "0", "--tiers", str(tiers), "--state", str(state), *arguments]

@@ -130,6 +130,31 @@ def test_a_crashed_process_is_named_with_its_last_lines(shared_run) -> None:
     shared_run.supervision.start("operator")
 
 
+def test_a_refused_manifest_is_told_at_the_terminal(shared_run) -> None:
+    """Nobody looks into a log for what seems to work."""
+    bad = shared_run.tiers / "bad.yaml"
+    bad.write_text("apiVersion: tidegate.dev/v1alpha1\nkind: RateLimitTier\nmetadata: {name: bad}\nspec: {windows: [{name: a, limit: 0}]}")
+
+    shared_run.wait_for("spec.windows[0].period: is required", 10.0)
+    output = shared_run.wait_for("spec.windows[0].limit: 0 is outside", 10.0)
+    bad.unlink()
+
+    assert "The operator refuses: " in output
+
+
+def test_workers_that_lost_their_master_do_not_keep_the_port(shared_run) -> None:
+    """The crash is reported, its orphans are ended, and the advice that is given works."""
+    edge = shared_run.ports("edge")[1]
+    os.kill(process_id(shared_run, "dublin-api"), signal.SIGKILL)
+    shared_run.wait_for("dublin-api was killed by a signal")
+    poll(lambda: not find_leftovers(shared_run.state, "dublin-api"))
+
+    started = shared_run.command("region", "start", "dublin")
+
+    assert started.returncode == 0, started.stderr
+    poll(lambda: get(edge, shared_run.token()).region == "dublin")
+
+
 def test_ctrl_c_leaves_nothing_behind(start_run) -> None:
     run = start_run()
     ports = [*run.ports("edge"), *run.ports("API")]

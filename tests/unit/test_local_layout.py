@@ -58,6 +58,29 @@ def test_directories_belong_to_the_owner_alone(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in (layout.state, layout.keys, layout.regions[0].directory)} == {0o700}
 
 
+def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    """Neither its mode nor its files are touched."""
+    (tmp_path / "logs").mkdir(mode=0o755)
+    (tmp_path / "logs/app.log").touch()
+    mode = tmp_path.stat().st_mode
+
+    with pytest.raises(LocalRunError, match="holds something else"):
+        Layout.at(tmp_path, tmp_path, 8080).make_directories()
+
+    assert tmp_path.stat().st_mode == mode
+    assert (tmp_path / "logs/app.log").exists()
+
+
+def test_a_directory_that_is_ours_is_taken_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        Layout.at(tmp_path / "state", tmp_path, 8080).make_directories()
+
+
+def test_a_path_that_supervisord_would_cut_off_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalRunError, match="comment sign"):
+        Layout.at(tmp_path / "a #b", tmp_path, 8080).make_directories()
+
+
 def test_a_socket_path_too_long_is_refused_with_a_way_out(tmp_path: Path) -> None:
     layout = Layout.at(tmp_path / ("long-" * 20), tmp_path, 8080)
 

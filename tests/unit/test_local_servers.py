@@ -72,7 +72,7 @@ def test_supervisord_reads_back_odd_characters_as_they_were(tmp_path: Path, monk
 
     [group] = options.process_group_configs
     [process] = group.process_configs
-    assert shlex.split(process.command) == ["/usr/bin/env", 'NAME=x, "y" = z', "/bin/echo", "a b", "100%", "it's"]
+    assert shlex.split(process.command) == ["/usr/bin/env", 'NAME=x, "y" = z', "LOCAL_RUN_PROGRAM=odd", "/bin/echo", "a b", "100%", "it's"]
     assert Path(process.stdout_logfile).absolute() == layout.log("odd")
 
 

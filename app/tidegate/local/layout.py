@@ -13,6 +13,8 @@ from tidegate.local.errors import LocalRunError
 REGION_NAMES = ("frankfurt", "dublin")
 PORTS_PER_REGION = 10
 """Edge on the first, API on the second; the rest keeps the regions' numbers easy to tell apart."""
+MARKER = "local-run-of-tidegate"
+"""Empty file by which a state directory is known, so that nobody's own directory is taken for one."""
 MAXIMUM_SOCKET_PATH_BYTES = 107
 """`sun_path` of Linux without its final zero; longer paths cannot be bound."""
 SOCKET_SUFFIX_BYTES = 8
@@ -115,8 +117,24 @@ class Layout:
                 f"the socket path {os.fsdecode(longest)} is too long: {len(longest)} bytes, unix sockets allow "
                 f"{MAXIMUM_SOCKET_PATH_BYTES - SOCKET_SUFFIX_BYTES}; choose a shorter directory, as in --state /tmp/tidegate"
             )
-        for path in (self.state, self.store, self.keys, self.logs, *(region.directory for region in self.regions)):
+        self.claim()
+        for path in (self.store, self.keys, self.logs, *(region.directory for region in self.regions)):
             make_private_directory(path)
+
+    def claim(self) -> None:
+        """Make the state directory ours: create it, or find that it is ours already.
+
+        Raises:
+            LocalRunError: It holds something else, or its path is one that supervisord cannot take.
+        """
+        for path in (self.state, self.tiers):
+            if any(mark in str(path) for mark in (" #", " ;")):
+                raise LocalRunError(f"the path {path} has a comment sign of supervisord in it: choose one without ' #' and ' ;'")
+        marker = self.state / MARKER
+        if self.state.is_dir() and not marker.exists() and any(self.state.iterdir()):
+            raise LocalRunError(f"the directory {self.state} holds something else: choose another --state, or an empty one")
+        make_private_directory(self.state)
+        marker.touch()
 
 
 def make_private_directory(path: Path) -> None:

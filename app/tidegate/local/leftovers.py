@@ -1,4 +1,4 @@
-"""Processes that an earlier run left behind because it was killed; found by a mark in their environment, called by `run.py`."""
+"""Processes that outlived whoever should end them; found by marks in their environment, called by `run.py` and `supervision.py`."""
 
 import os
 import signal
@@ -10,6 +10,8 @@ from tidegate.local.errors import LocalRunError
 
 MARK = "LOCAL_RUN_OF_TIDEGATE"
 """Variable that every process of a run inherits; its value is the state directory."""
+PROGRAM_MARK = "LOCAL_RUN_PROGRAM"
+"""Variable that the processes of one program of a run inherit; its value is the program's name."""
 END_SECONDS = 5.0
 
 
@@ -18,27 +20,27 @@ def mark(state: Path) -> dict[str, str]:
     return {MARK: str(state)}
 
 
-def find_leftovers(state: Path) -> list[int]:
-    """Ids of the processes that belong to the run in `state`; always empty where there is no /proc."""
-    wanted = os.fsencode(f"{MARK}={state}")
-    return [pid for pid in _process_ids() if pid != os.getpid() and wanted in _environment(pid)]
+def find_leftovers(state: Path, program: str = "") -> list[int]:
+    """Ids of the processes that belong to the run in `state`, or to one program of it; always empty where there is no /proc."""
+    wanted = {os.fsencode(f"{MARK}={state}")} | ({os.fsencode(f"{PROGRAM_MARK}={program}")} if program else set())
+    return [pid for pid in _process_ids() if pid != os.getpid() and wanted <= set(_environment(pid))]
 
 
-def end_leftovers(state: Path) -> int:
-    """Kill what a run in `state` left behind; returns how many processes there were.
+def end_leftovers(state: Path, program: str = "") -> int:
+    """Kill what belongs to the run in `state`, or to one program of it; returns how many processes there were.
 
     Raises:
         LocalRunError: One does not end.
     """
-    found = find_leftovers(state)
+    found = find_leftovers(state, program)
     deadline = time.monotonic() + END_SECONDS
-    while remaining := find_leftovers(state):
+    while remaining := find_leftovers(state, program):
         for pid in remaining:
             # It may end between the look and the signal.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
-            raise LocalRunError(f"processes of an earlier run do not end: {', '.join(map(str, remaining))}")
+            raise LocalRunError(f"these processes do not end: {', '.join(map(str, remaining))}")
         time.sleep(0.02)
     return len(found)
 

@@ -42,6 +42,7 @@ class Run:
         self._lock = StateLock(layout.state)
         self._supervisord: subprocess.Popen[bytes] | None = None
         self._reported: set[tuple[str, int]] = set()
+        self._operator_log_read = 0
 
     def __enter__(self) -> Self:
         _check_tiers(self.layout)
@@ -61,11 +62,13 @@ class Run:
         self.cleaned_up = end_leftovers(self.layout.state)
         self._remove_sockets()
         check_ports(self.layout)
-        for log in self.layout.logs.glob("*.log*"):
-            log.unlink()
         self.keys = Keys(self.layout.keys)
         write_configuration(self.layout)
-        self._supervisord = start_supervisord(self.layout, programs(self.layout, self.keys))
+        started = programs(self.layout, self.keys)
+        for name in ("supervisord", *(program.name for program in started)):
+            for log in self.layout.logs.glob(f"{name}.log*"):
+                log.unlink()
+        self._supervisord = start_supervisord(self.layout, started)
 
     def stop(self) -> None:
         """Stop every process, remove every socket, and let the next run in."""
@@ -99,6 +102,8 @@ class Run:
             return []  # still starting, or just ending: the next look tells
         crashed = [p for p in processes if p.is_wanted and not p.is_running and p.ended_at not in self._reported]
         self._reported.update(process.ended_at for process in crashed)
+        for process in crashed:
+            self.supervision.end_orphans(process.name)
         return crashed
 
     def crash_report(self, process: Process) -> str:
@@ -113,6 +118,17 @@ class Run:
                 return "".join(f"  | {line}" for line in deque(file, TAIL_LINES)).rstrip() or "  | (none)"
         except OSError:
             return "  | (none)"
+
+    def take_refusals(self) -> list[str]:
+        """What the operator has refused since the last look, a sentence each."""
+        try:
+            with self.layout.log(OPERATOR).open(errors="replace") as file:
+                file.seek(self._operator_log_read)
+                lines = [line for line in iter(file.readline, "") if line.endswith("\n")]
+                self._operator_log_read += sum(len(line.encode(errors="replace")) for line in lines)
+        except OSError:
+            return []
+        return [line.partition("]")[2].strip() for line in lines if "[error" in line]
 
     def _missing(self) -> str:
         for region in self.layout.regions:

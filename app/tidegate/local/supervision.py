@@ -19,7 +19,7 @@ from supervisor.xmlrpc import SupervisorTransport, UnixStreamHTTPConnection
 
 from tidegate.local.errors import LocalRunError
 from tidegate.local.layout import Layout
-from tidegate.local.leftovers import mark
+from tidegate.local.leftovers import PROGRAM_MARK, end_leftovers, mark
 from tidegate.local.programs import Program
 
 RUNNING = "RUNNING"
@@ -61,14 +61,20 @@ class Supervision:
     def start(self, name: str) -> None:
         """Start a process; one that runs already is left alone."""
         if not self._find(name).is_running:
+            self.end_orphans(name)
             self._call("startProcess", name)
 
     def kill(self, name: str) -> None:
-        """SIGKILL a process and its children, as a power cut would; one that is dead already is left alone."""
+        """SIGKILL a process and its children, as a power cut would; those of one that is dead already, too."""
         process = self._find(name)
         if process.is_running:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+        self.end_orphans(name)
+
+    def end_orphans(self, name: str) -> None:
+        """End what a dead process left running: workers that lost their master would keep its port."""
+        end_leftovers(self._socket.parent, name)
 
     def stop_all(self) -> None:
         """Stop every process, all at once."""
@@ -145,7 +151,7 @@ def configuration(layout: Layout, programs: Sequence[Program]) -> configparser.R
 
 
 def _section(layout: Layout, program: Program) -> dict[str, str]:
-    settings = (f"{name}={value}" for name, value in program.environment.items())
+    settings = (f"{name}={value}" for name, value in {**program.environment, PROGRAM_MARK: program.name}.items())
     return {
         # Through env(1): supervisord's own `environment` cannot hold every character.
         "command": shlex.join(["/usr/bin/env", *settings, *program.command]).replace("%", "%%"),

@@ -45,10 +45,17 @@ def up(layout: Layout) -> None:
         run.wait_until_ready(stop)
         if not stop.is_set():
             _say(f"Ready after {time.monotonic() - began:.1f} s.\n\n{_welcome(run)}")
+        _report_refusals(run)
         while not stop.wait(WATCH_SECONDS):
+            _report_refusals(run)
             _report_crashes(run)
         _say("\nStopping.")
     _say("Stopped.")
+
+
+def _report_refusals(run: Run) -> None:
+    for refusal in run.take_refusals():
+        _say(f"The operator refuses: {refusal}")
 
 
 def _report_crashes(run: Run) -> None:
