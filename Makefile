@@ -38,6 +38,10 @@ demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a r
 test: .venv/.dev ## The fast set, against real Valkey servers
 	$(BIN)/pytest
 
+test-exact: .venv/.dev ## Limits against exact logs of four workers, and 10,000 histories against the script's model
+	$(BIN)/pytest tests/exact
+	HISTORIES=10000 $(BIN)/pytest tests/redis/test_decide_script.py
+
 test-local: .venv/.dev ## The local run, started for real
 	$(BIN)/pytest tests/local
 
@@ -64,6 +68,9 @@ chart: .venv/.go ## Package the chart into dist/
 bench-servers: .venv/.dev ## One worker with and without the limiter, on each server (needs wrk)
 	$(BIN)/python -m bench.servers
 
+bench-script: .venv/.dev ## CPU of Redis per decision, beside a native floor
+	$(BIN)/python -m bench.script
+
 bench-limiter: .venv/.bench ## The cost of one decision, beside the library `limits`
 	$(BIN)/python -m bench.limiter
 
@@ -77,4 +84,4 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-local test-kube check chart bench-servers bench-limiter lock clean
+.PHONY: help run demo test test-exact test-local test-kube check chart bench-servers bench-script bench-limiter lock clean

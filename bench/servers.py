@@ -1,6 +1,8 @@
 """One worker on one core: gunicorn's own `asgi` worker against ours (uvicorn on uvloop and httptools), with and without limiter.
 
-Alternated rounds in one run; wrk and Valkey on the other core. Prints medians and one JSON line. Run: `make bench-servers`.
+Alternated rounds in one run; wrk with 64 connections and Valkey on the other core; 1,000 identities, and one hot one. `bare` is Falcon with
+our middleware but no token, `unlimited` verifies the token, `limited` decides on three windows too. Prints medians, p99 and one JSON line.
+Run: `make bench-servers`.
 """
 
 import json
@@ -27,8 +29,18 @@ from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "4"))
+IDENTITIES = 1_000
 SERVERS = {"gunicorn asgi": ["-k", "asgi"], "uvicorn-worker": ["-c", "python:tidegate.gunicorn_config"]}
-ROUTES = ("bare", "unlimited", "limited")
+SCENARIOS = (("bare", IDENTITIES), ("unlimited", IDENTITIES), ("limited", IDENTITIES), ("limited", 1))
+"""Route and number of identities."""
+Sample = tuple[float, float]
+"""Requests a second and p99 in milliseconds."""
+WRK = """local tokens, requests, at = {
+%s
+}, {}, 0
+function init() for i, token in ipairs(tokens) do requests[i] = wrk.format("GET", nil, {Authorization = "Bearer " .. token}) end end
+function request() at = at %% #requests + 1 return requests[at] end
+"""
 WINDOWS = {1: [("second", "1s")], 3: [("second", "1s"), ("minute", "1m"), ("hour", "1h")]}
 
 
@@ -37,7 +49,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         directory = Path(folder)
         environment = prepare(directory, stack)
-        token = (directory / "token").read_text()
         ports = {}
         for number, (name, arguments) in enumerate(SERVERS.items()):
             ports[name] = 18080 + number
@@ -54,28 +65,30 @@ def main() -> None:
             ]
             process = stack.enter_context(subprocess.Popen(["taskset", "-c", "0", *command, "--log-level", "warning"], env=environment))
             stack.callback(process.terminate)
-        results: dict[tuple[str, str], list[float]] = {(server, route): [] for server in SERVERS for route in ROUTES}
+        results: dict[tuple[str, str, int], list[Sample]] = {(server, *scenario): [] for scenario in SCENARIOS for server in SERVERS}
         for server in SERVERS:
             wait_until_ready(ports[server])
         for round_ in range(ROUNDS + 1):
-            for (server, route), rates in results.items():
-                rate = measure(ports[server], route, token)
+            for (server, route, identities), samples in results.items():
+                sample = measure(directory, ports[server], route, identities)
                 if round_:  # The first round warms up.
-                    rates.append(rate)
+                    samples.append(sample)
         report(results)
 
 
 def prepare(directory: Path, stack: ExitStack) -> dict[str, str]:
     url = stack.enter_context(valkey(directory, launcher=["taskset", "-c", "1"]))
     issuer = Keys(directory / "keys")
-    (directory / "token").write_text(issuer.mint(Grant("bench")))
+    for identities in (1, IDENTITIES):
+        requests = [f'"{issuer.mint(Grant("bench", client=f"client-{number}"))}"' for number in range(identities)]
+        (directory / f"tokens-{identities}.lua").write_text(WRK % ",\n".join(requests))
     with Redis.from_url(url) as client:
         windows = [{"name": name, "limit": 10**9, "period": period} for name, period in WINDOWS[int(os.environ.get("BENCH_WINDOWS", "3"))]]
         document = TierDocument(Tier.from_spec("bench", {"windows": windows}), uid="bench", generation=1)
         client.hset(keys.TIERS, "bench", encode_tier(document))
         client.set(keys.REVISION, 1)
     return os.environ | {
-        "PYTHONPATH": ".",
+        "PYTHONPATH": "app:operator:.",
         "TIDEGATE_TOKEN_ISSUER": ISSUER,
         "TIDEGATE_TOKEN_AUDIENCE": AUDIENCE,
         "TIDEGATE_TOKEN_KEYS_FILE": str(issuer.token_keys),
@@ -98,22 +111,28 @@ def wait_until_ready(port: int) -> None:
     raise TimeoutError(f"nothing answers on port {port}")
 
 
-def measure(port: int, route: str, token: str) -> float:
-    command = ["taskset", "-c", "1", "wrk", "-t1", "-c64", f"-d{SECONDS}s", "-H", f"Authorization: Bearer {token}"]
+def measure(directory: Path, port: int, route: str, identities: int) -> Sample:
+    command = ["taskset", "-c", "1", "wrk", "-t1", "-c64", f"-d{SECONDS}s", "--latency", "-s", str(directory / f"tokens-{identities}.lua")]
     out = subprocess.run([*command, f"http://127.0.0.1:{port}/bench/{route}"], capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in out, out
-    found = re.search(r"Requests/sec:\s+([0-9.]+)", out)
-    assert found, out
-    return float(found.group(1))
+    rate, p99 = re.search(r"Requests/sec:\s+([0-9.]+)", out), re.search(r"99%\s+([0-9.]+)(us|ms|s)", out)
+    assert rate, out
+    assert p99, out
+    return float(rate[1]), float(p99[1]) * {"us": 0.001, "ms": 1, "s": 1000}[p99[2]]
 
 
-def report(results: dict[tuple[str, str], list[float]]) -> None:
+def report(results: dict[tuple[str, str, int], list[Sample]]) -> None:
     rows = []
-    print(f"{'server':16} {'route':10} {'requests/s':>10}  min..max")
-    for (server, route), rates in results.items():
-        median = statistics.median(rates)
-        rows.append({"server": server, "route": route, "requests_per_second": round(median)})
-        print(f"{server:16} {route:10} {median:10.0f}  {min(rates):.0f}..{max(rates):.0f}")
+    print(f"{'server':16} {'route':10} {'identities':>10} {'requests/s':>10}  {'min..max':14} {'of unlimited':>12} {'p99 ms':>7}")
+    for (server, route, identities), samples in results.items():
+        rates = [rate for rate, _ in samples]
+        median, p99 = statistics.median(rates), statistics.median(p99 for _, p99 in samples)
+        share = median / statistics.median(rate for rate, _ in results[server, "unlimited", IDENTITIES])
+        rows.append(
+            {"server": server, "route": route, "identities": identities, "requests_per_second": round(median), "p99_milliseconds": p99}
+        )
+        spread = f"{min(rates):.0f}..{max(rates):.0f}"
+        print(f"{server:16} {route:10} {identities:10} {median:10.0f}  {spread:14} {share:12.0%} {p99:7.1f}")
     print(json.dumps({"bench": "servers", "rounds": ROUNDS, "rows": rows, "id": secrets.token_hex(4)}))
 
 

@@ -20,6 +20,7 @@ from tidegate.identity.key_set import KeySet
 from tidegate.identity.middleware import IdentityMiddleware
 from tidegate.identity.pseudonym import Pseudonyms
 from tidegate.identity.tokens import TokenVerifier
+from tidegate.limits.local import LocalLimiter
 from tidegate.limits.middleware import LimitsMiddleware
 from tidegate.limits.redis import RedisLimiter
 from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
@@ -54,7 +55,7 @@ class Adapters:
     limiter: RedisLimiter
     store: RedisStore
     store_health: StoreHealth
-    regional_redis: Redis
+    regional: tuple[Redis, Redis]
 
     async def process_startup(self, scope: object, event: object) -> None:
         """Open everything; a Redis that is away does not stop a start."""
@@ -66,7 +67,8 @@ class Adapters:
         await self.store_health.stop()
         await self.tiers.stop()
         await self.store.close()
-        await self.regional_redis.aclose()
+        for redis in self.regional:
+            await redis.aclose()
 
 
 def create_app(settings: Settings) -> App:
@@ -89,7 +91,7 @@ def create_app(settings: Settings) -> App:
             IdentityMiddleware(verifier, pseudonyms, adapters.tiers),
             BodyMiddleware(settings.maximum_body_bytes),
             ReplayMiddleware(adapters.store, read_secret(settings.idempotency_key_file), router.mutations),
-            LimitsMiddleware(adapters.limiter),
+            LimitsMiddleware(adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers)),
             TransactionMiddleware(adapters.store, problems.render),
         ],
     )
@@ -121,12 +123,13 @@ def _add_routes(app: App, adapters: Adapters, keys: KeySet) -> None:
 
 def _open_adapters(settings: Settings) -> Adapters:
     regional = _redis(settings.redis_url, settings.redis_timeout_seconds)
+    deciding = _redis(settings.redis_url, settings.decision_timeout_seconds)
     store = RedisStore(_redis(settings.store_url, settings.store_timeout_seconds))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     tiers = TierSource(regional, worker_id=worker_id, default_tier=settings.default_tier, last_good=last_good)
-    return Adapters(tiers, RedisLimiter(regional), store, StoreHealth(store), regional)
+    return Adapters(tiers, RedisLimiter(deciding), store, StoreHealth(store), (regional, deciding))
 
 
 def _redis(url: str, timeout_seconds: float) -> Redis:

@@ -16,7 +16,7 @@ from tidegate.body import BodyIncompleteError, BodyTimeoutError, BodyTooLargeErr
 from tidegate.contract.errors import TidegateError
 from tidegate.idempotency.errors import KeyInvalidError, KeyMissingError, KeyReusedError, MutationConflictError
 from tidegate.identity.errors import InvalidTokenError, TokenMissingError
-from tidegate.limits.errors import LimitStoreUnavailableError, QuotaExceededError
+from tidegate.limits.errors import LimitStoreUnavailableError, NeverFitsError, QuotaExceededError
 from tidegate.limits.fields import refusal_headers
 from tidegate.resources.errors import (
     InvalidContentError,
@@ -91,6 +91,12 @@ REGISTRY: Mapping[type[Exception], ProblemType] = {
         429,
         "The quota of the tier is spent",
         members=lambda error: {"violated-policies": list(error.decision.violated)},
+    ),
+    NeverFitsError: ProblemType(
+        BASE + "limit-too-small",
+        403,
+        "The tier does not allow a request of this size",
+        members=lambda error: {"violated-policies": list(error.windows)},
     ),
     LimitStoreUnavailableError: _UNAVAILABLE,
     TiersUnavailableError: _UNAVAILABLE,

@@ -32,7 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key_file: Secret (>= 32 bytes) under which idempotency keys are stored; the same in all regions.
         default_tier: Tier of a token that names an unknown one.
         tiers_file: Where the last good tiers are kept, so that a restart without Redis still knows them; empty: nowhere.
-        redis_timeout_seconds: Deadline of every call to the region's Redis.
+        redis_timeout_seconds: Deadline of every call to the region's Redis but decisions.
+        decision_timeout_seconds: Deadline of a decision on limits; then the tier's `onStoreLoss` takes over.
         store_timeout_seconds: Deadline of every call to the consistent store.
         maximum_body_bytes: Largest request body taken.
         drain_seconds: How long a stopping worker answers on after its readiness went off; at most 20, as gunicorn ends it after 25.
@@ -50,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_tier: NotEmpty = "free"
     tiers_file: str = ""
     redis_timeout_seconds: Positive = 0.25
+    decision_timeout_seconds: Positive = 0.05
     store_timeout_seconds: Positive = 2.0
     maximum_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 65_536
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=20)] = 5.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from tidegate.contract.codec import TierDocument
 from tidegate.contract.errors import InvalidTierError, Violation
-from tidegate.contract.tier import Admission, Lane, OnStoreLoss, Tier
+from tidegate.contract.tier import Admission, Lane, Tier
 
 NOT_ENFORCED = "NotEnforced"
 
@@ -65,12 +65,5 @@ def not_enforced(tier: Tier) -> tuple[Violation, ...]:
         ("spec.admission.queue.maxWait", given.queue_max_wait_milliseconds != usual.queue_max_wait_milliseconds),
         ("spec.admission.queue.maxDepth", given.queue_max_depth != usual.queue_max_depth),
         ("spec.cache.lane", tier.cache.lane is not Lane.NONE),
-        ("spec.degradation.onStoreLoss", tier.on_store_loss is OnStoreLoss.LOCAL),
     ]
-    return tuple(Violation(path, NOT_ENFORCED, _not_enforced_message(path)) for path, is_asked in found if is_asked)
-
-
-def _not_enforced_message(path: str) -> str:
-    if path.startswith("spec.degradation"):
-        return "Local is accepted but not enforced by this version: while a region's Redis is lost, requests are refused as with Closed"
-    return "is accepted but not enforced by this version"
+    return tuple(Violation(path, NOT_ENFORCED, "is accepted but not enforced by this version") for path, is_asked in found if is_asked)

@@ -1,30 +1,21 @@
 """The limiter against a real Valkey: its script agrees with the model, is atomic, writes only grants, and fails in time."""
 
 import asyncio
-import struct
 import time
 from collections.abc import Callable
-from importlib import resources
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from tidegate.contract import keys
 from tidegate.contract.tier import Tier
-from tidegate.limits import vector
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.errors import LimitStoreUnavailableError
-from tidegate.limits.policy import policy_of
 from tidegate.limits.redis import RedisLimiter
-from tidegate.limits.vector import Ask, Record
 
 KEY = keys.usage("t")
 ONE = Amounts()
-SCRIPT_PERIODS = (1, 60, 3600, 744 * 3600)
 
 
 def tier(*windows: tuple[str, int, str] | tuple[str, int, str, str]) -> Tier:
@@ -38,85 +29,6 @@ async def stored(redis: Redis) -> bytes | None:
 
 async def decide_many(limiter: RedisLimiter, held: Tier, times: int) -> list[Decision]:
     return [await limiter.decide("t", held, ONE) for _ in range(times)]
-
-
-# --- the script and the model ------------------------------------------------------------------------------------------
-
-ASKS = st.lists(
-    st.builds(Ask, st.integers(1, 4), st.sampled_from(SCRIPT_PERIODS), st.integers(1, 40), st.integers(0, 9), st.integers(0, 9)),
-    min_size=1,
-    max_size=8,
-    unique_by=lambda ask: ask.id,
-)
-# Sub-windows between two ahead of now and one more than can count, full or sparse.
-HISTORY = st.lists(
-    st.tuples(
-        st.integers(1, 6),
-        st.sampled_from(SCRIPT_PERIODS),
-        st.integers(-2, 13),
-        st.lists(st.sampled_from((0, 0, 1, 5)), min_size=11, max_size=11).map(tuple),
-    ),
-    max_size=6,
-    unique_by=lambda record: record[:2],
-)
-
-
-def redis_time(redis: BlockingRedis) -> int:
-    seconds, microseconds = redis.time()
-    return int(seconds) * 1_000_000 + int(microseconds)
-
-
-def vector_of(history: list[tuple[int, int, int, tuple[int, ...]]], now: int) -> bytes:
-    return vector.encode([Record(i, period, Record(i, period, 0).at(now).head - age, counters) for i, period, age, counters in history])
-
-
-def run_script(redis: BlockingRedis, asks: list[Ask]) -> tuple[int, list[tuple[float, ...]]]:
-    script = resources.files("tidegate.limits").joinpath("decide.lua").read_text()
-    policy = b"".join(struct.pack("<IId", ask.id, ask.period_seconds, ask.limit) for ask in asks)
-    amounts = b"".join(struct.pack("<dd", ask.check, ask.charge) for ask in asks)
-    unknown, readings = redis.eval(script, 1, KEY, policy, amounts)
-    return unknown, list(struct.iter_unpack("<ddd", readings))
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=HISTORY, asks=ASKS)
-def test_the_script_does_what_the_model_does(valkey, history, asks):
-    """RL-10: the exactness that the model is proved to have is the script's; the server's clock stays the only one."""
-    with BlockingRedis(port=valkey.port) as redis:
-        for _ in range(20):
-            before = redis_time(redis)
-            given_vector = vector_of(history, before)
-            redis.set(KEY, given_vector)
-            _, readings = run_script(redis, asks)
-            after = redis_time(redis)
-            if before // 100_000 == after // 100_000:  # else the shortest sub-window may have turned in between
-                break
-        else:
-            pytest.fail("the server never answered within one sub-window")
-        first, last = (vector.decide(given_vector, asks, now) for now in (before, after))
-
-        assert [used for used, _, _ in readings] == [reading.used for reading in first.readings]
-        for early, late, (_, reset, wait) in zip(first.readings, last.readings, readings, strict=True):
-            assert late.reset <= reset <= early.reset
-            assert late.wait <= wait <= early.wait or late.wait == wait == early.wait
-        found = redis.get(KEY)
-        if first.vector is None:
-            assert found == given_vector
-        else:
-            assert sorted(map(repr, vector.decode(found))) == sorted(map(repr, vector.decode(first.vector)))
-            assert first.expiry_milliseconds - 1000 < redis.pttl(KEY) <= first.expiry_milliseconds
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(garbage=st.binary(max_size=300) | st.binary(min_size=104, max_size=104).map(lambda tail: b"\x01" + tail))
-def test_bytes_of_unknown_form_are_replaced_and_never_raise(valkey, garbage):
-    with BlockingRedis(port=valkey.port) as redis:
-        redis.set(KEY, garbage)
-        _, readings = run_script(redis, [Ask(1, 60, 10, 1, 1)])
-        _, again = run_script(redis, [Ask(1, 60, 10, 1, 1)])
-
-        assert readings[0][0] == readings[0][0] >= 1
-        assert again[0][0] in (readings[0][0] + 1, readings[0][0])
 
 
 # --- decisions ---------------------------------------------------------------------------------------------------------
@@ -141,7 +53,7 @@ async def test_a_refusal_by_one_window_charges_none_and_writes_nothing(redis: Re
 
     assert (decision.granted, decision.violated) == (False, ("hour",))
     assert [state.used for state in decision.windows] == [3, 3]
-    assert 3600 < decision.retry_after_seconds <= 3960
+    assert 3590 < decision.retry_after_seconds <= 3600.001
     assert (await stored(redis), await redis.pexpiretime(KEY)) == (before, expiry)
 
 
@@ -188,7 +100,7 @@ async def test_a_look_changes_nothing(redis: Redis):
 
     assert (unknown.windows[0].used, unknown.windows[0].reset_seconds) == (0, 0)
     assert decision.windows[0].used == 2
-    assert 60 < decision.windows[0].reset_seconds <= 66
+    assert 59 < decision.windows[0].reset_seconds <= 60.001
     assert await stored(redis) == before
 
 
@@ -237,7 +149,7 @@ async def test_a_flushed_script_cache_is_filled_again(redis: Redis):
 async def test_a_value_of_another_type_is_a_typed_error(redis: Redis):
     await redis.hset(KEY, "field", "value")
 
-    with pytest.raises(LimitStoreUnavailableError, match="WRONGTYPE"):
+    with pytest.raises(LimitStoreUnavailableError, match="holds something else"):
         await RedisLimiter(redis).decide("t", tier(("minute", 9, "1m")), ONE)
 
 
@@ -251,7 +163,17 @@ async def test_a_vector_of_unknown_form_is_replaced_and_reported_once(redis: Red
     assert [entry["event"] for entry in logs] == ["usage vector of unknown form ignored"]
 
 
-async def test_a_dead_server_is_a_typed_error_in_time_and_a_restarted_one_decides_again(valkeys: Callable[..., object]):
+async def decides(limiter: RedisLimiter, held: Tier) -> bool:
+    try:
+        return (await limiter.decide("t", held, ONE)).granted
+    except LimitStoreUnavailableError:
+        return False
+
+
+async def test_a_dead_server_is_a_typed_error_in_time_and_a_restarted_one_decides_again(
+    valkeys: Callable[..., object], eventually: Callable[..., object]
+):
+    """While Redis is lost a request costs next to nothing; within a second of its return it decides again."""
     server = valkeys()
     held = tier(("minute", 9, "1m"))
     async with server.client(timeout=0.25) as redis:
@@ -264,11 +186,15 @@ async def test_a_dead_server_is_a_typed_error_in_time_and_a_restarted_one_decide
             await limiter.decide("t", held, ONE)
 
         assert time.monotonic() - started < 1
+        refused = time.monotonic()
+        with pytest.raises(LimitStoreUnavailableError):
+            await limiter.decide("t", held, ONE)
+        assert time.monotonic() - refused < 0.01
         server.start()
-        assert (await limiter.decide("t", held, ONE)).granted
+        assert await eventually(lambda: decides(limiter, held), 1.0)
 
 
-async def test_a_frozen_server_is_a_typed_error_in_time_for_every_caller(valkeys: Callable[..., object]):
+async def test_a_frozen_server_is_a_typed_error_in_time_for_every_caller(valkeys: Callable[..., object], eventually: Callable[..., object]):
     """Two hundred callers do not queue up for many timeouts behind it; what was not granted twice is not charged twice (W11)."""
     server = valkeys()
     held = tier(("minute", 900, "1m"))
@@ -280,11 +206,12 @@ async def test_a_frozen_server_is_a_typed_error_in_time_for_every_caller(valkeys
         outcomes = await asyncio.gather(*(limiter.decide("t", held, ONE) for _ in range(200)), return_exceptions=True)
         elapsed = time.monotonic() - started
         server.thaw()
+        await eventually(lambda: decides(limiter, held), 1.0)
         used = (await limiter.peek("t", held)).windows[0].used
 
     assert all(isinstance(outcome, LimitStoreUnavailableError) for outcome in outcomes)
     assert elapsed < 2
-    assert used <= 1 + 200
+    assert used <= 2 + 200
 
 
 @pytest.mark.parametrize(
@@ -311,9 +238,3 @@ async def test_the_error_names_no_key(valkeys: Callable[..., object]):
             await RedisLimiter(redis).decide("secret-tid", tier(("minute", 9, "1m")), ONE)
 
     assert "secret-tid" not in str(caught.value)
-
-
-def test_policies_are_packed_as_the_script_reads_them():
-    held = tier(("minute", 9, "1m"))
-
-    assert policy_of(held).packed == vector.window_id(held.windows[0]).to_bytes(4, "little") + b"\x3c\0\0\0" + b"\0\0\0\0\0\0\x22\x40"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tidegate.contract.tier import MAXIMUM_LIMIT, Unit, Window
 from tidegate.limits.decision import Decision, WindowState
-from tidegate.limits.fields import limit_field, policy_field, refusal_headers
+from tidegate.limits.fields import LimitField, policy_field, refusal_headers
 
 WINDOWS = st.lists(
     st.builds(
@@ -46,7 +46,7 @@ def test_the_policy_is_a_list_of_named_quotas(windows: list[Window]):
 @given(STATES)
 def test_no_window_offers_more_than_it_or_a_shorter_one_has_left(states: tuple[WindowState, ...]):
     """RL-2, RL-3, RL-6."""
-    items = parse(limit_field(states))
+    items = parse(LimitField([state.window for state in states]).text(states))
 
     for (name, parameters), state in zip(items, states, strict=True):
         shorter = [s for s in states if s.window.unit is state.window.unit and s.window.period_seconds <= state.window.period_seconds]
@@ -61,7 +61,7 @@ def test_a_refusal_names_the_violated_windows_and_a_wait_of_at_least_theirs(stat
     violated = states[::2]
     wait = max(state.reset_seconds for state in violated) + longer
 
-    headers = refusal_headers(Decision(False, states, tuple(state.window.name for state in violated), wait))
+    headers = refusal_headers(Decision(False, lambda: states, tuple(state.window.name for state in violated), wait))
     items = parse(headers["RateLimit"])
 
     assert [(name, parameters["r"]) for name, parameters in items] == [(s.window.name, min(s.remaining, 10**15 - 1)) for s in violated]
@@ -77,4 +77,7 @@ def test_the_fields_of_a_tier_read_as_the_draft_writes_them():
     assert policy_field([burst, minute, egress, work]) == (
         '"burst";q=200;w=1, "minute";q=6000;w=60, "egress";q=10000;w=60;qu="content-bytes", "work";q=50;w=3600;qu="tidegate-cost"'
     )
-    assert limit_field(states) == '"burst";r=5;t=1, "minute";r=5;t=7, "egress";r=10000;t=0, "work";r=0;t=360'
+    assert (
+        LimitField([state.window for state in states]).text(states)
+        == '"burst";r=5;t=1, "minute";r=5;t=7, "egress";r=10000;t=0, "work";r=0;t=360'
+    )

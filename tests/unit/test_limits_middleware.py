@@ -8,7 +8,8 @@ from falcon.testing import ASGIConductor
 
 from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts, Decision, WindowState
-from tidegate.limits.errors import LimitStoreUnavailableError, QuotaExceededError
+from tidegate.limits.errors import LimitStoreUnavailableError, NeverFitsError, QuotaExceededError
+from tidegate.limits.local import LocalLimiter
 from tidegate.limits.middleware import LimitsMiddleware
 
 
@@ -27,13 +28,13 @@ class FakeLimiter:
         self.asked.append(amounts)
         granted = len(self.asked) <= self.room
         states = tuple(WindowState(window, min(len(self.asked), self.room), 0.5) for window in tier.windows)
-        return Decision(granted, states, () if granted else ("minute",), 0.0 if granted else 6.0)
+        return Decision(granted, lambda: states, () if granted else ("minute",), 0.0 if granted else 6.0)
 
     async def charge(self, tid: str, tier: Tier, *, response_bytes: int) -> Decision:
         if self.is_away:
             raise LimitStoreUnavailableError("away")
         self.charged.append(response_bytes)
-        return Decision(True, tuple(WindowState(window, response_bytes, 1.0) for window in tier.windows), (), 0.0)
+        return Decision(True, lambda: tuple(WindowState(window, response_bytes, 1.0) for window in tier.windows))
 
 
 class Identified:
@@ -65,13 +66,14 @@ class Free(Thing):
     rate_limited = False
 
 
-def conductor(limiter: FakeLimiter, *, body: bytes = b"", unit: str = "Requests", **spec: object) -> ASGIConductor:
+def conductor(limiter: FakeLimiter, *, body: bytes = b"", unit: str = "Requests", workers: int = 1, **spec: object) -> ASGIConductor:
     windows = [{"name": "minute", "limit": 50, "period": "1m", "unit": unit}]
     tier = Tier.from_spec("pro", {"windows": windows, "costs": [{"path": "/dear/{name}", "cost": 7}], **spec})
-    app = App(middleware=[Identified(tier, body), LimitsMiddleware(limiter)])
+    app = App(middleware=[Identified(tier, body), LimitsMiddleware(limiter, LocalLimiter(lambda: workers))])
     for path, resource in {"/thing": Thing(), "/probe": Probe(), "/free": Free(), "/dear/{name}": Thing()}.items():
         app.add_route(path, resource)
     app.add_error_handler(QuotaExceededError, answer(429))
+    app.add_error_handler(NeverFitsError, answer(403))
     app.add_error_handler(LimitStoreUnavailableError, answer(503))
     return ASGIConductor(app)
 
@@ -123,16 +125,49 @@ async def test_a_shadow_tier_counts_and_refuses_nothing():
     assert len(limiter.asked) == 1
 
 
-@pytest.mark.parametrize(("choice", "status"), [("Open", 200), ("Closed", 503), ("Local", 503)])
-async def test_without_redis_the_tier_chooses(choice: str, status: int):
-    """RL-13; RL-5: never a 429."""
+@pytest.mark.parametrize(
+    ("choice", "statuses", "said"),
+    [("Open", [200] * 14, "open"), ("Closed", [503] * 14, None), ("Local", [200] * 12 + [429] * 2, "local")],
+)
+async def test_without_redis_the_tier_chooses(choice: str, statuses: list[int], said: str | None):
+    """RL-13: a quarter of the limit of 50 for each of four workers, or none, or all; and the response says so."""
     limiter = FakeLimiter()
     limiter.is_away = True
-    async with conductor(limiter, degradation={"onStoreLoss": choice}) as client:
+    async with conductor(limiter, workers=4, degradation={"onStoreLoss": choice}) as client:
+        responses = [await client.get("/thing") for _ in range(14)]
+
+    assert [response.status_code for response in responses] == statuses
+    assert {response.headers.get("Tidegate-Limits") for response in responses} == {said}
+
+
+async def test_a_share_of_less_than_one_is_refused_as_our_lack_of_capacity():
+    """RL-5: 503, for the client has not spent its quota."""
+    limiter = FakeLimiter()
+    limiter.is_away = True
+    async with conductor(limiter, workers=51) as client:
         response = await client.get("/thing")
 
-    assert response.status_code == status
-    assert "RateLimit" not in response.headers
+    assert response.status_code == 503
+
+
+async def test_once_redis_is_back_it_decides_and_the_local_count_is_forgotten():
+    limiter = FakeLimiter(room=100)
+    async with conductor(limiter, workers=50) as client:
+        statuses = []
+        for limiter.is_away in (True, True, False, True, True):
+            statuses.append((await client.get("/thing")).status_code)
+
+    assert statuses == [200, 429, 200, 200, 429]
+
+
+async def test_response_bytes_are_counted_locally_too():
+    limiter = FakeLimiter()
+    limiter.is_away = True
+    async with conductor(limiter, unit="ResponseBytes", workers=5) as client:
+        responses = [await client.get("/thing") for _ in range(2)]
+
+    assert [response.status_code for response in responses] == [200, 429]
+    assert responses[0].headers["RateLimit"].startswith('"minute";r=0;')
 
 
 async def test_a_response_is_charged_by_its_bytes_and_the_fields_say_so():
@@ -163,7 +198,7 @@ async def test_a_finished_answer_is_sent_even_if_its_bytes_cannot_be_charged():
         return decision
 
     limiter.decide = decide_and_leave
-    async with conductor(limiter, unit="ResponseBytes") as client:
+    async with conductor(limiter, unit="ResponseBytes", degradation={"onStoreLoss": "Closed"}) as client:
         response = await client.get("/thing")
 
     assert response.status_code == 200
@@ -176,3 +211,13 @@ async def test_the_cost_of_a_request_goes_by_its_route():
         await client.get("/dear/export")
 
     assert limiter.asked == [Amounts(cost=7)]
+
+
+@pytest.mark.parametrize(("enforcement", "status", "asked"), [("Enforce", 403, 0), ("Shadow", 200, 1)])
+async def test_a_request_above_a_whole_limit_is_told_that_waiting_is_of_no_use(enforcement: str, status: int, asked: int):
+    """It would get 429 for ever otherwise."""
+    limiter = FakeLimiter()
+    async with conductor(limiter, body=b"x" * 51, unit="RequestBytes", enforcement=enforcement) as client:
+        response = await client.get("/thing")
+
+    assert (response.status_code, len(limiter.asked)) == (status, asked)

@@ -1,10 +1,8 @@
 """What a request weighs under a tier."""
 
-import struct
-
 import pytest
 
-from tidegate.contract.tier import Tier
+from tidegate.contract.tier import Tier, Unit
 from tidegate.limits import policy
 from tidegate.limits.decision import Amounts
 from tidegate.limits.policy import policy_of
@@ -30,14 +28,20 @@ def test_the_first_cost_rule_that_matches_counts(method: str, path: str, cost: i
 
 
 def test_each_unit_asks_for_its_own_amount():
-    """Response bytes need room for one and charge nothing yet (VEC-2)."""
+    """Response bytes need room for one and charge nothing yet (VEC-2); a charge afterwards checks nothing."""
+    request, response = Amounts(cost=25, request_bytes=7), Amounts(response_bytes=900)
+
+    assert [request.of(unit) for unit in Unit] == [(1, 1), (25, 25), (7, 7), (1, 0)]
+    assert [response.of(unit) for unit in Unit] == [(0, 0), (0, 0), (0, 0), (0, 900)]
+
+
+def test_a_request_above_a_whole_limit_is_known_without_asking():
     units = ["Requests", "Cost", "RequestBytes", "ResponseBytes"]
-    windows = [{"name": unit.lower(), "limit": 10, "period": "1s", "unit": unit} for unit in units]
+    held = policy_of(tier(windows=[{"name": unit.lower(), "limit": 10, "period": "1s", "unit": unit} for unit in units]))
 
-    held = policy_of(tier(windows=windows))
-
-    assert struct.unpack("<8d", held.pack_request(Amounts(cost=25, request_bytes=7))) == (1, 1, 25, 25, 7, 7, 1, 0)
-    assert struct.unpack("<8d", held.pack_response(900)) == (0, 0, 0, 0, 0, 0, 0, 900)
+    assert held.exceeded_by(Amounts(10, 10)) == ()
+    assert held.exceeded_by(Amounts(11, 10)) == ("cost",)
+    assert held.exceeded_by(Amounts(11, 11)) == ("cost", "requestbytes")
 
 
 def test_policies_are_made_once_a_tier_and_never_pile_up():

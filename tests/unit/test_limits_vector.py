@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tidegate.contract.tier import Unit, Window
 from tidegate.limits import vector
-from tidegate.limits.vector import Ask, Record
+from tidegate.limits.vector import LOG_FORM, LOG_SIZE, WIDE, Ask, Record, Shape, shapes_of
 
 START = 1_795_000_000_000_000
 PERIODS = (1, 3, 60)
@@ -24,8 +24,15 @@ LIMITS = st.dictionaries(st.sampled_from(PERIODS), st.integers(1, 12), min_size=
 HISTORIES = st.lists(st.tuples(GAPS, st.integers(1, 5)), max_size=60)
 
 
+REQUESTS, COST = 0, 1
+
+
+def ask(period: int, limit: int, check: int, charge: int | None = None, *, form: int = 10, unit: int = REQUESTS) -> Ask:
+    return Ask(Shape(unit, period, form), limit, check, check if charge is None else charge)
+
+
 def asks(limits: dict[int, int], cost: int) -> list[Ask]:
-    return [Ask(period, period, limit, cost, cost) for period, limit in limits.items()]
+    return [ask(period, limit, cost) for period, limit in limits.items()]
 
 
 def used_between(log: list[tuple[int, int]], since: float, until: float) -> int:
@@ -72,8 +79,8 @@ def test_a_refused_request_passes_at_exactly_the_returned_instant(limits: dict[i
         stored = outcome.vector or stored
         wait = max(reading.wait for reading in outcome.readings)
         if wait and all(cost <= limit for limit in limits.values()):
-            assert vector.decide(stored, asks(limits, cost), now + wait).granted
-            assert not vector.decide(stored, asks(limits, cost), now + wait - 1).granted
+            assert vector.decide(stored, asks(limits, cost), now + int(wait)).granted
+            assert not vector.decide(stored, asks(limits, cost), now + int(wait) - 1).granted
 
 
 @given(LIMITS, HISTORIES)
@@ -94,31 +101,78 @@ def test_sustained_overload_gets_ten_elevenths_of_the_limit():
     """The stated loss of ten sub-windows, reached by callers that never pause."""
     stored, admitted = None, 0
     for tick in range(11_000):
-        outcome = vector.decide(stored, [Ask(1, 1, 100, 1, 1)], START + tick * 1_000)
+        outcome = vector.decide(stored, [ask(1, 100, 1)], START + tick * 1_000)
         stored = outcome.vector or stored
         admitted += outcome.granted
 
     assert admitted == 1_000
 
 
-RECORDS = st.builds(
-    Record,
-    st.integers(0, 2**32 - 1),
-    st.integers(1, 744 * 3600),
-    st.integers(0, 2**40),
-    st.lists(st.integers(0, 2**40), min_size=11, max_size=11).map(tuple),
-)
+@given(st.sampled_from(PERIODS), st.integers(1, LOG_SIZE), st.lists(GAPS, max_size=60))
+def test_a_log_is_exact(period: int, limit: int, gaps: list[int]):
+    """A small limit loses nothing: what is refused would have broken it, give or take the millisecond of a stamp."""
+    stored, now, log = None, START, []
+    for gap in gaps:
+        now += gap
+        outcome = vector.decide(stored, [ask(period, limit, 1, form=LOG_FORM)], now)
+        stored = outcome.vector or stored
+        if outcome.granted:
+            log.append((now, 1))
+        assert used_between(log, now - period * 1e6, now) <= limit
+        assert outcome.granted or used_between(log, now - period * 1e6 - 2_000, now) >= limit
 
 
-@given(st.lists(RECORDS, max_size=8))
-def test_decoding_reverses_encoding(records: list[Record]):
-    assert vector.decode(vector.encode(records)) == records
+@given(st.sampled_from(PERIODS), st.integers(1, LOG_SIZE), st.lists(GAPS, min_size=1, max_size=60))
+def test_a_refused_request_passes_a_log_at_the_returned_instant(period: int, limit: int, gaps: list[int]):
+    """RL-4, to the millisecond of a stamp."""
+    stored, now, one = None, START, [ask(period, limit, 1, form=LOG_FORM)]
+    for gap in gaps:
+        now += gap
+        outcome = vector.decide(stored, one, now)
+        stored = outcome.vector or stored
+        wait = int(outcome.readings[0].wait)
+        if not outcome.granted:
+            assert vector.decide(stored, one, now + wait).granted
+            assert not vector.decide(stored, one, now + wait - 1).granted
 
 
-@given(st.binary(max_size=400) | st.binary(min_size=208, max_size=208).map(lambda tail: b"\x01" + tail))
+@given(LIMITS, HISTORIES, st.integers(1, 6))
+def test_many_requests_at_once_are_as_good_as_one_after_another(limits: dict[int, int], history: list[tuple[int, int]], count: int):
+    """The longest prefix that fits, and the same bytes."""
+    together, alone, now = None, None, START
+    for gap, cost in history:
+        now += gap
+        outcome = vector.decide(together, asks(limits, cost), now, count=count)
+        singles = []
+        for _ in range(count):
+            singles.append(vector.decide(alone, asks(limits, cost), now))
+            alone = singles[-1].vector or alone
+        together = outcome.vector or together
+        assert outcome.granted == sum(single.granted for single in singles)
+        assert together == alone
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    period = draw(st.integers(1, 744 * 3600))
+    if draw(st.booleans()):
+        instants = st.integers(START // 1000 - period * 1000 + 1, START // 1000)
+        return Record(Shape(draw(st.integers(0, 31)), period, LOG_FORM), 0, tuple(sorted(draw(st.lists(instants, max_size=LOG_SIZE)))))
+    shape = Shape(draw(st.integers(0, 31)), period, draw(st.sampled_from((10, 24, 10 + WIDE, 24 + WIDE))))
+    amounts = st.integers(0, 2**40 if shape.form >= WIDE else 2**32 - 1)
+    past = draw(st.lists(amounts, min_size=shape.size, max_size=shape.size))
+    return Record(shape, shape.index_at(START), tuple(past), draw(st.integers(0, 2**40)))
+
+
+@given(st.lists(records(), max_size=9))
+def test_decoding_reverses_encoding(found: list[Record]):
+    assert vector.decode(vector.encode(found), START) == found
+
+
+@given(st.binary(max_size=400) | st.binary(min_size=68, max_size=68).map(lambda tail: b"\x01\x01" + tail))
 def test_no_bytes_make_a_decision_fail(stored: bytes):
     """A vector of unknown form is replaced, never raised over."""
-    outcome = vector.decide(stored, [Ask(1, 60, 10, 1, 1)], START)
+    outcome = vector.decide(stored, [ask(60, 10, 1)], START)
 
     assert all(not math.isnan(reading.used) for reading in outcome.readings)
 
@@ -129,64 +183,111 @@ def charged(asks: list[Ask], now: int = START, stored: bytes | None = None) -> b
     return outcome.vector
 
 
+def used(stored: bytes, *asks: Ask, now: int = START) -> list[int]:
+    looks = [Ask(each.shape, each.limit, 0, 0) for each in asks]
+    return [reading.used for reading in vector.decide(stored, looks, now, count=0).readings]
+
+
 def test_a_changed_limit_keeps_what_was_used():
     """RL-14."""
-    stored = charged([Ask(1, 60, 10, 7, 7)])
+    stored = charged([ask(60, 10, 7)])
 
-    lowered = vector.decide(stored, [Ask(1, 60, 5, 1, 1)], START)
-    raised = vector.decide(stored, [Ask(1, 60, 20, 1, 1)], START)
+    lowered = vector.decide(stored, [ask(60, 5, 1)], START)
+    raised = vector.decide(stored, [ask(60, 20, 1)], START)
 
-    assert (lowered.granted, lowered.readings[0].used) == (False, 7)
-    assert (raised.granted, raised.readings[0].used) == (True, 8)
+    assert (lowered.granted, lowered.readings[0].used) == (0, 7)
+    assert (raised.granted, raised.readings[0].used) == (1, 8)
 
 
-def test_a_longer_period_goes_on_from_what_was_used():
-    stored = charged([Ask(1, 60, 10, 7, 7)])
+@pytest.mark.parametrize("period", [30, 120, 7200])
+def test_a_changed_period_refills_nothing(period: int):
+    """RL-14: what was used lately is used in the shorter period too, and all of it in the longer."""
+    stored = charged([ask(60, 10, 10)])
 
-    longer = vector.decide(stored, [Ask(1, 120, 10, 1, 1)], START)
+    assert not vector.decide(stored, [ask(period, 10, 1)], START).granted
 
-    assert longer.readings[0].used == 8
+
+def test_a_shorter_period_forgets_what_it_no_longer_spans():
+    stored = charged([ask(60, 10, 4)])
+    later = START + 30_000_000
+
+    stored = charged([ask(60, 10, 3)], now=later, stored=stored)
+
+    assert used(stored, ask(20, 10, 1), now=later) == [3]
+
+
+def test_a_new_window_goes_on_from_what_is_known_of_its_unit():
+    """An hour that joins a minute begins with that minute; another unit's begins at nothing."""
+    stored = charged([ask(60, 10, 7)])
+
+    assert used(stored, ask(60, 10, 1), ask(3600, 99, 1), ask(3600, 99, 1, unit=COST)) == [7, 7, 0]
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, LOG_FORM), (LOG_FORM, 10), (10, 10 + WIDE), (10 + WIDE, 10), (24, 10)])
+def test_another_form_keeps_what_was_used(before: int, after: int):
+    """A limit that crosses 16 or 2^32 changes how usage is stored, never how much there is."""
+    stored = charged([ask(60, 16, 1, 5 if before != LOG_FORM else 1, form=before)])
+    amount = used(stored, ask(60, 16, 1, form=before))
+
+    assert used(stored, ask(60, 16, 1, form=after)) == amount
+    again = charged([ask(60, 16, 1, form=after)], stored=stored)
+    assert used(again, ask(60, 16, 1, form=after)) == [amount[0] + 1]
+
+
+def test_usage_that_no_log_can_hold_is_kept_until_it_has_left():
+    stored = charged([ask(60, 900, 500)])
+
+    assert not vector.decide(stored, [ask(60, 10, 1, form=LOG_FORM)], START + 59_000_000).granted
+    assert vector.decide(stored, [ask(60, 10, 1, form=LOG_FORM)], START + 66_000_000).granted
 
 
 def test_a_window_that_another_tier_lacks_is_kept():
     """Two tiers may share one identity: alternating between them refills neither."""
-    stored = charged([Ask(1, 60, 10, 10, 10)])
+    stored = charged([ask(60, 10, 10)])
 
-    stored = charged([Ask(2, 1, 5, 1, 1)], stored=stored)
+    stored = charged([ask(1, 25, 1, unit=COST)], stored=stored)
 
-    assert not vector.decide(stored, [Ask(1, 60, 10, 1, 1)], START).granted
+    assert not vector.decide(stored, [ask(60, 10, 1)], START).granted
 
 
 def test_a_window_that_no_longer_counts_is_dropped():
-    stored = charged([Ask(1, 1, 10, 1, 1)])
+    stored = charged([ask(1, 10, 1)])
 
-    stored = charged([Ask(2, 60, 5, 1, 1)], now=START + 2_000_000, stored=stored)
+    stored = charged([ask(60, 5, 1)], now=START + 2_000_000, stored=stored)
 
-    assert [record.id for record in vector.decode(stored)] == [2]
-
-
-def test_a_clock_that_goes_back_reopens_nothing():
-    stored = charged([Ask(1, 1, 10, 10, 10)])
-
-    outcome = vector.decide(stored, [Ask(1, 1, 10, 1, 1)], START - 3_600_000_000)
-
-    assert not outcome.granted
+    assert [record.shape.period_seconds for record in vector.decode(stored, START + 2_000_000)] == [60]
 
 
-def test_a_request_above_the_limit_waits_for_the_whole_window():
-    assert vector.decide(None, [Ask(1, 60, 10, 11, 11)], START).readings[0].wait == 66_000_000
+@pytest.mark.parametrize("form", [10, LOG_FORM])
+def test_a_clock_that_goes_back_reopens_nothing(form: int):
+    stored = charged([ask(1, 1, 1, form=form)])
+
+    assert not vector.decide(stored, [ask(1, 1, 1, form=form)], START - 3_600_000_000).granted
+
+
+def test_a_request_above_the_limit_never_fits():
+    assert vector.decide(None, [ask(60, 10, 11)], START).readings[0].wait == 60_000_000
 
 
 def test_what_is_not_checked_passes_a_spent_window():
     """A response is charged after the fact (VEC-2), and a request of cost 0 is free."""
-    stored = charged([Ask(1, 60, 10, 10, 10)])
+    stored = charged([ask(60, 10, 10)])
 
-    assert vector.decide(stored, [Ask(1, 60, 10, 0, 900)], START).readings[0].used == 910
+    assert vector.decide(stored, [ask(60, 10, 0, 900)], START, count=0).readings[0].used == 910
 
 
-@pytest.mark.parametrize(("name", "unit"), [("minute", Unit.COST), ("hour", Unit.REQUESTS)])
-def test_a_window_is_known_by_name_and_unit(name: str, unit: Unit):
-    minute = vector.window_id(Window("minute", 10, 60))
+def test_a_window_is_known_by_unit_and_period():
+    """Not by its name or limit: a renamed window keeps its usage. Two of one unit and period are told apart."""
+    windows = [
+        Window("a", 100, 60),
+        Window("b", 50, 60),
+        Window("c", 100, 60, Unit.COST),
+        Window("d", 16, 3600),
+        Window("e", 2**40, 86_400),
+    ]
 
-    assert vector.window_id(Window(name, 10, 60, unit)) != minute
-    assert vector.window_id(Window("minute", 99, 120)) == minute
+    shapes = shapes_of(windows)
+
+    assert [(shape.unit, shape.period_seconds, shape.form) for shape in shapes] == [
+        (0, 60, 10), (4, 60, 10), (1, 60, 10), (0, 3600, LOG_FORM), (0, 86_400, 24 + WIDE),
+    ]  # fmt: skip

@@ -10,7 +10,7 @@ from tidegate_operator.desired import DesiredTier, desired_tier
 from tidegate_operator.observation import Observation, RegionView, Stored, region_view
 from tidegate_operator.status import build_status, summary
 
-SPEC = {"windows": [{"name": "minute", "limit": 10, "period": "1m"}], "degradation": {"onStoreLoss": "Closed"}}
+SPEC = {"windows": [{"name": "minute", "limit": 10, "period": "1m"}]}
 FIRST, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:00:09Z"
 
 
@@ -102,7 +102,6 @@ def test_fields_that_this_version_does_not_enforce_are_named_and_are_no_error():
     assert {problem["path"] for problem in status["problems"]} == {
         "spec.admission.weight",
         "spec.cache.lane",
-        "spec.degradation.onStoreLoss",
     }
     assert {problem["reason"] for problem in status["problems"]} == {"NotEnforced"}
     assert condition(status, "Ready")[0] == "True"

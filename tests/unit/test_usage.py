@@ -17,7 +17,7 @@ TIER = Tier.from_spec(
 class FakeLimiter:
     async def peek(self, tid: str, tier: Tier) -> Decision:
         states = (WindowState(tier.windows[0], 3, 0.25), WindowState(tier.windows[1], 7, 12.3456))
-        return Decision(True, states, (), 0.0)
+        return Decision(True, lambda: states)
 
 
 async def test_every_window_is_shown_and_what_remains_is_never_negative():

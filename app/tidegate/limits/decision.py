@@ -1,19 +1,33 @@
 """What is asked of the limits and what they answer; made by the adapter and the middleware, read by fields, problems and usage."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 from tidegate.contract.tier import Unit, Window
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
-    """What one request weighs before it runs: `cost` after the tier's cost rules, `request_bytes` of its body."""
+class Amounts(NamedTuple):
+    """What one request weighs.
+
+    Args:
+        cost: After the tier's cost rules.
+        request_bytes: Size of its body.
+        response_bytes: Size of a response that is charged after the fact, whatever the limits; None before the request runs.
+    """
 
     cost: int = 1
     request_bytes: int = 0
+    response_bytes: int | None = None
+
+    @property
+    def is_charge(self) -> bool:
+        """Whether this charges a response (or, with 0 bytes, only looks) instead of asking for a grant."""
+        return self.response_bytes is not None
 
     def of(self, unit: Unit) -> tuple[int, int]:
         """How much of `unit` must still fit, and how much is charged if everything fits."""
+        if self.response_bytes is not None:
+            return 0, self.response_bytes if unit is Unit.RESPONSE_BYTES else 0
         match unit:
             case Unit.REQUESTS:
                 return 1, 1
@@ -26,8 +40,7 @@ class Amounts:
                 return 1, 0
 
 
-@dataclass(frozen=True, slots=True)
-class WindowState:
+class WindowState(NamedTuple):
     """One window after the decision.
 
     Args:
@@ -46,19 +59,33 @@ class WindowState:
         return max(0, self.window.limit - self.used)
 
 
-@dataclass(frozen=True, slots=True)
+Windows = tuple[WindowState, ...]
+
+
 class Decision:
-    """All windows of a tier, decided at one instant.
+    """All windows of a tier, decided at one instant; never changed.
 
     Args:
         granted: Every window had room, and every window was charged; otherwise none was.
-        windows: States in the tier's order.
+        read: Gives the states of the windows, in the tier's order; called at most once, for many a decision is never looked at closer.
         violated: Names of the windows without room.
-        retry_after_seconds: From when this same request could pass; a request that costs more than a limit never
-            will, and gets the time after which that window is empty. 0 when granted.
+        retry_after_seconds: From when this same request could pass. 0 when granted.
     """
 
-    granted: bool
-    windows: tuple[WindowState, ...]
-    violated: tuple[str, ...]
-    retry_after_seconds: float
+    __slots__ = ("_read", "_windows", "granted", "retry_after_seconds", "violated")
+
+    def __init__(
+        self, granted: bool, read: Callable[[], Windows], violated: tuple[str, ...] = (), retry_after_seconds: float = 0.0
+    ) -> None:
+        self.granted = granted
+        self.violated = violated
+        self.retry_after_seconds = retry_after_seconds
+        self._read = read
+        self._windows: Windows | None = None
+
+    @property
+    def windows(self) -> Windows:
+        """States in the tier's order."""
+        if self._windows is None:
+            self._windows = self._read()
+        return self._windows

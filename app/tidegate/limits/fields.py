@@ -30,9 +30,28 @@ def policy_field(windows: Sequence[Window]) -> str:
     )
 
 
-def limit_field(states: Sequence[WindowState]) -> str:
-    """`RateLimit` of a request that passed; no window offers more than a shorter one of its unit lets through (RL-6)."""
-    return ", ".join(_item(state, _offered(state, states)) for state in states)
+class LimitField:
+    """`RateLimit` of requests that passed, for these windows; what does not change is worked out once."""
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self._template = ", ".join(f'"{window.name}";r=%d;t=%d' for window in windows)
+        self._shorter: list[tuple[int, int, int | None]] = []
+        latest: dict[Unit, int] = {}
+        for place in sorted(range(len(windows)), key=lambda place: windows[place].period_seconds):
+            window = windows[place]
+            self._shorter.append((place, min(window.limit, LARGEST_INTEGER), latest.get(window.unit)))
+            latest[window.unit] = place
+
+    def text(self, states: Sequence[WindowState]) -> str:
+        """The field's value; no window offers more than a shorter one of its unit lets through (RL-6)."""
+        values = [0] * (2 * len(states))
+        for place, limit, shorter in self._shorter:
+            _, used, reset_seconds = states[place]
+            left = limit - used if used < limit else 0
+            if shorter is not None and values[2 * shorter] < left:
+                left = values[2 * shorter]
+            values[2 * place], values[2 * place + 1] = left, math.ceil(reset_seconds)
+        return self._template % tuple(values)
 
 
 def refusal_headers(decision: Decision) -> dict[str, str]:
@@ -44,11 +63,6 @@ def refusal_headers(decision: Decision) -> dict[str, str]:
         "RateLimit": ", ".join(_item(state, state.remaining) for state in violated),
         "Retry-After": str(math.ceil(decision.retry_after_seconds * jitter)),
     }
-
-
-def _offered(state: WindowState, states: Sequence[WindowState]) -> int:
-    unit, period_seconds = state.window.unit, state.window.period_seconds
-    return min(other.remaining for other in states if other.window.unit is unit and other.window.period_seconds <= period_seconds)
 
 
 def _item(state: WindowState, remaining: int) -> str:

@@ -7,8 +7,8 @@ from falcon.asgi import Request, Response
 
 from tidegate.contract.tier import Enforcement, OnStoreLoss, Tier
 from tidegate.limits.decision import Amounts, Decision
-from tidegate.limits.errors import LimitStoreUnavailableError, QuotaExceededError
-from tidegate.limits.fields import limit_field
+from tidegate.limits.errors import LimitStoreUnavailableError, NeverFitsError, QuotaExceededError
+from tidegate.limits.local import LocalLimiter
 from tidegate.limits.policy import policy_of
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -28,11 +28,12 @@ class LimitsMiddleware:
     """Leaves the `Decision` on `req.context.decision`: None where limits do not apply or, with `onStoreLoss: Open`, cannot.
 
     A tier in Shadow is counted as if it were enforced; refusals are only logged, and no fields promise anything.
-    Without Redis, `Closed` refuses. `Local` refuses too until workers have a local share of the limit.
+    Without Redis the tier's `onStoreLoss` decides, and the response says which way in `Tidegate-Limits`.
     """
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, local: LocalLimiter) -> None:
         self._limiter = limiter
+        self._local = local
         self._is_store_lost = False
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
@@ -40,6 +41,7 @@ class LimitsMiddleware:
 
         Raises:
             QuotaExceededError: A window has no room for it.
+            NeverFitsError: A window never will.
             LimitStoreUnavailableError: Redis does not decide, and the tier is not to be served unlimited.
         """
         req.context.decision = None
@@ -56,6 +58,8 @@ class LimitsMiddleware:
         """Charge the response's bytes where a window counts them, and set the RateLimit fields of a request that passed."""
         decision: Decision | None = getattr(req.context, "decision", None)
         tier: Tier | None = getattr(req.context, "tier", None)
+        if store_loss := getattr(req.context, "store_loss", None):
+            resp.set_header("Tidegate-Limits", store_loss.lower())
         if decision is None or tier is None:
             return
         is_enforced = tier.enforcement is Enforcement.ENFORCE
@@ -65,25 +69,32 @@ class LimitsMiddleware:
         if policy.counts_responses:
             decision = await self._charge(req, resp) or decision
         if is_enforced:
-            resp.set_header("RateLimit-Policy", policy.field)
-            resp.set_header("RateLimit", limit_field(decision.windows))
+            resp.set_header("RateLimit-Policy", policy.policy_field)
+            resp.set_header("RateLimit", policy.limit_field.text(decision.windows))
 
     async def _decide(self, req: Request) -> Decision | None:
         tier: Tier = req.context.tier
-        amounts = Amounts(policy_of(tier).cost(req.method, req.uri_template or ""), len(req.context.body))
+        policy = policy_of(tier)
+        amounts = Amounts(policy.cost(req.method, req.uri_template or ""), len(req.context.body))
+        if (exceeded := policy.exceeded_by(amounts)) and tier.enforcement is Enforcement.ENFORCE:
+            raise NeverFitsError(exceeded)
         try:
             decision = await self._limiter.decide(req.context.tid, tier, amounts)
         except LimitStoreUnavailableError as ex:
             self._note_store(lost=True, reason=str(ex))
-            if tier.on_store_loss is OnStoreLoss.OPEN:
-                return None
-            raise
+            if tier.on_store_loss is OnStoreLoss.CLOSED:
+                raise
+            req.context.store_loss = tier.on_store_loss
+            return None if tier.on_store_loss is OnStoreLoss.OPEN else self._local.decide(req.context.tid, tier, amounts)
         self._note_store(lost=False)
         return decision
 
     async def _charge(self, req: Request, resp: Response) -> Decision | None:
+        tid, tier, response_bytes = req.context.tid, req.context.tier, await _response_bytes(req, resp)
         try:
-            return await self._limiter.charge(req.context.tid, req.context.tier, response_bytes=await _response_bytes(req, resp))
+            if getattr(req.context, "store_loss", None) is OnStoreLoss.LOCAL:
+                return self._local.decide(tid, tier, Amounts(response_bytes=response_bytes))
+            return await self._limiter.charge(tid, tier, response_bytes=response_bytes)
         except LimitStoreUnavailableError as ex:
             # The work is done and its answer is owed; the bytes go uncounted.
             self._note_store(lost=True, reason=str(ex))
@@ -92,6 +103,8 @@ class LimitsMiddleware:
     def _note_store(self, *, lost: bool, reason: str = "") -> None:
         if lost != self._is_store_lost:
             self._is_store_lost = lost
+            if not lost:
+                self._local.forget()
             log.warning("limits are not decided" if lost else "limits are decided again", reason=reason)
 
 

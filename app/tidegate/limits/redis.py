@@ -1,9 +1,8 @@
-"""The limiter on the region's Redis or Valkey: one script call a decision; made by `application.py`."""
+"""The limiter on the region's Redis or Valkey: one script call for all who ask meanwhile; made by `application.py`."""
 
 import asyncio
-import struct
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Sequence
 from importlib import resources
 
 import structlog
@@ -11,84 +10,117 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from tidegate.contract import keys
-from tidegate.contract.tier import Tier, Window
-from tidegate.limits.decision import Amounts, Decision, WindowState
+from tidegate.contract.tier import Tier
+from tidegate.limits.circuit import Circuit
+from tidegate.limits.decision import Amounts, Decision
+from tidegate.limits.denial_memory import DenialMemory
 from tidegate.limits.errors import LimitStoreUnavailableError
+from tidegate.limits.group_commit import GroupCommit, Run
 from tidegate.limits.policy import Policy, policy_of
+from tidegate.limits.wire import Answer, answers, arguments
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-CALLS_IN_FLIGHT = 64
-"""Each holds a connection, and redis-py refuses when its pool of 100 is empty."""
-TURN_SECONDS = 0.25
-"""Longest wait for a call's turn: behind a Redis that hangs, callers must not queue up for many timeouts."""
+LOOK = Amounts(response_bytes=0)
 
-_READING = struct.Struct("<ddd")
+Caller = asyncio.Future[Decision]
 
 
 class RedisLimiter:
-    """Decides on usage vectors in `redis`, a client with explicit timeouts and no retries (a repeated script charges twice).
+    """Decides on usage vectors in `redis`, a client with explicit timeouts and no retries (a repeated script charges twice, W11).
 
     Every method raises `LimitStoreUnavailableError` when Redis does not answer in time or refuses.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._script = redis.register_script(resources.files(__package__).joinpath("decide.lua").read_text())
-        self._turns = asyncio.Semaphore(CALLS_IN_FLIGHT)
+        self._commit: GroupCommit[Caller] = GroupCommit()
+        self._denials = DenialMemory()
+        self._circuit = Circuit()
+        self._is_flush_due = False
+        self._batches: set[asyncio.Task[None]] = set()
         self._has_seen_unknown = False
 
     async def decide(self, tid: str, tier: Tier, amounts: Amounts) -> Decision:
         """Charge `amounts` to every window of `tier` if all have room, else to none."""
-        policy = policy_of(tier)
-        return await self._run(tid, policy, policy.pack_request(amounts))
+        key, policy = keys.usage(tid), policy_of(tier)
+        return self._denials.recall(key, policy, amounts, time.monotonic()) or await self._submit(key, policy, amounts)
 
     async def charge(self, tid: str, tier: Tier, *, response_bytes: int) -> Decision:
         """Charge a response that was already granted; the windows may pass their limits, and the next request pays."""
-        policy = policy_of(tier)
-        return await self._run(tid, policy, policy.pack_response(response_bytes))
+        return await self._submit(keys.usage(tid), policy_of(tier), Amounts(response_bytes=response_bytes))
 
     async def peek(self, tid: str, tier: Tier) -> Decision:
         """The state of every window, without a charge."""
-        policy = policy_of(tier)
-        return await self._run(tid, policy, policy.pack_response(0))
+        return await self._submit(keys.usage(tid), policy_of(tier), LOOK)
 
-    async def _run(self, tid: str, policy: Policy, amounts: bytes) -> Decision:
-        async with self._turn(), _translated():
-            unknown, readings = await self._script(keys=[keys.usage(tid)], args=[policy.packed, amounts])
-        if unknown and not self._has_seen_unknown:
-            self._has_seen_unknown = True
-            log.warning("usage vector of unknown form ignored", tid=tid, tier=policy.tier.name)
-        return _decision(policy.windows, _READING.iter_unpack(readings))
+    def _submit(self, key: str, policy: Policy, amounts: Amounts) -> Caller:
+        if not self._circuit.allows(time.monotonic()):
+            raise LimitStoreUnavailableError("the region's Redis is lost")
+        loop = asyncio.get_running_loop()
+        caller: Caller = loop.create_future()
+        self._commit.add(key, policy, amounts, caller)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            loop.call_soon(self._flush)
+        return caller
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        while batch := self._commit.take():
+            task = asyncio.create_task(self._send(batch))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
+
+    async def _send(self, batch: Sequence[Run[Caller]]) -> None:
+        asked_at = time.monotonic()
+        reason = "the decision was given up"
         try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await self._turns.acquire()
-        except TimeoutError as ex:
-            raise LimitStoreUnavailableError(f"no turn at the region's Redis within {TURN_SECONDS} s") from ex
-        try:
-            yield
+            reply = await self._script(keys=[run.key for run in batch], args=arguments(batch))
+            self._circuit.close()
+            for run, answer in zip(batch, answers(batch, reply), strict=True):
+                self._settle(run, answer, asked_at)
+        except (RedisError, OSError, TimeoutError) as ex:
+            reason = f"the region's Redis did not decide: {_reason(ex)}"
+            self._circuit.open(time.monotonic())
         finally:
-            self._turns.release()
+            # Whatever happened, nobody waits for ever.
+            _fail(batch, reason)
+            self._commit.landed()
+            self._flush()
+
+    def _settle(self, run: Run[Caller], answer: Answer, asked_at: float) -> None:
+        if answer.is_broken:
+            _fail([run], "the key of the usage vector holds something else")
+            return
+        if answer.is_unknown and not self._has_seen_unknown:
+            self._has_seen_unknown = True
+            log.warning("usage vector of unknown form ignored", tier=run.policy.tier.name)
+        granted = Decision(True, answer.read)
+        for caller in run.callers[: answer.granted]:
+            _answer(caller, granted)
+        if answer.granted < len(run.callers):
+            refused = _refusal(run.policy, answer)
+            self._denials.remember(run.key, run.policy, run.amounts, refused, asked_at=asked_at)
+            for caller in run.callers[answer.granted :]:
+                _answer(caller, refused)
 
 
-def _decision(windows: tuple[Window, ...], readings: Iterable[tuple[float, ...]]) -> Decision:
-    states, violated, longest = [], [], 0.0
-    for window, (used, reset, wait) in zip(windows, readings, strict=True):
-        states.append(WindowState(window, int(used), reset / 1e6))
-        if wait:
-            violated.append(window.name)
-            longest = max(longest, wait / 1e6)
-    return Decision(not violated, tuple(states), tuple(violated), longest)
+def _answer(caller: Caller, decision: Decision) -> None:
+    if not caller.done():  # its client may be gone
+        caller.set_result(decision)
 
 
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as ex:
-        raise LimitStoreUnavailableError(f"the region's Redis did not decide: {_reason(ex)}") from ex
+def _fail(runs: Sequence[Run[Caller]], reason: str) -> None:
+    for run in runs:
+        for caller in run.callers:
+            if not caller.done():
+                caller.set_exception(LimitStoreUnavailableError(reason))
+
+
+def _refusal(policy: Policy, answer: Answer) -> Decision:
+    violated = tuple(window.name for window, wait in zip(policy.windows, answer.waits, strict=True) if wait)
+    return Decision(False, answer.read, violated, max(answer.waits))
 
 
 def _reason(error: Exception) -> str:

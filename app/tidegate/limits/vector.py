@@ -1,70 +1,186 @@
-"""The usage vector's bytes and rules, pure: the model that `decide.lua` is tested against; its packing is used by `policy.py`.
+"""The usage vector's bytes and rules, pure: the model that `decide.lua` is tested against; `policy.py` packs with it.
 
-A window of period W is counted in sub-windows of W / 10. The eleven newest count in full, the running one and the oldest
-partial one included, so usage in any trailing W never passes the limit (RL-10). The price: at most 1/11 of sustained throughput.
+Sub-windows: a window of period W is counted in B sub-windows of W / B, 10 or for a day and longer 24. The B + 1 newest count in full, the
+running one and the oldest partial one included, so usage in any trailing W never passes the limit (RL-10). The price: at most 1 / (B + 1)
+of sustained throughput. Log: a window of at most 16 requests remembers when each was granted, and is exact to a millisecond.
 """
 
 import math
 import struct
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tidegate.contract.tier import Window
+from tidegate.contract.tier import Unit, Window
 
 SCHEMA = 1
-SUB_WINDOWS = 10
-"""More would waste less throughput and more memory: 10 waste 9 %, 60 waste 2 % at 5 times the bytes."""
-COUNTERS = SUB_WINDOWS + 1
-RECORD = struct.Struct(f"<IId{COUNTERS}d")
-"""Window id, period in seconds, index of the newest sub-window, counters from oldest to newest."""
+DAY_SECONDS = 86_400
+LOG_SIZE = 16
+LOG_FORM = 128 + LOG_SIZE
+WIDE = 64
+"""Added to the form of a window whose past is kept in 8 bytes a sub-window, since its limit does not fit into 4."""
+NARROW_LIMIT = 2**32 - 1
+TURN = 2**32
+PAST = 2**32 - 2**29
+"""Indexes and instants are stored modulo `TURN`; what seems this much later or more is ahead of a clock that went back. In milliseconds
+43 days, so longer than any window, and 6 days ahead."""
+UNITS = tuple(Unit)
+MOST_WINDOWS = 32
+
+_SHAPE = struct.Struct("<BI")
+_STATE = struct.Struct("<IddB")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How one window is stored.
+
+    Args:
+        unit: Place in `UNITS`, plus 4 for each earlier window of the same unit and period.
+        period_seconds: Length of the window.
+        form: B, or B + `WIDE`, or `LOG_FORM`.
+    """
+
+    unit: int
+    period_seconds: int
+    form: int
+
+    @property
+    def is_log(self) -> bool:
+        """Whether each request is remembered."""
+        return self.form == LOG_FORM
+
+    @property
+    def size(self) -> int:
+        """Numbers in the past: B sub-windows, or the places of a log."""
+        return LOG_SIZE if self.is_log else self.form % WIDE
+
+    @property
+    def past(self) -> struct.Struct:
+        """Layout of the past."""
+        return struct.Struct(f"<{self.size}{'d' if self._is_wide else 'I'}")
+
+    @property
+    def largest(self) -> float:
+        """What a number of the past can hold."""
+        return math.inf if self._is_wide else NARROW_LIMIT
+
+    @property
+    def sub_microseconds(self) -> float:
+        """Length of a sub-window."""
+        return self.period_seconds * 1_000_000 / self.size
+
+    def index_at(self, now: int) -> int:
+        """Index since the epoch of the sub-window that `now` (microseconds) is in."""
+        return math.floor(now / self.sub_microseconds)
+
+    @property
+    def expiry_milliseconds(self) -> int:
+        """How long after a charge it may still count."""
+        return self.period_seconds * 1000 + 1 if self.is_log else math.ceil((self.size + 1) * self.sub_microseconds / 1000)
+
+    @property
+    def _is_wide(self) -> bool:
+        return WIDE <= self.form < LOG_FORM
+
+    def pack(self) -> bytes:
+        """The five bytes of a shape."""
+        return _SHAPE.pack(self.unit, self.form << 24 | self.period_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One window's usage; `head` is the index of the newest sub-window since the epoch, `counters[-1]` its usage."""
+    """One window's usage.
 
-    id: int
-    period_seconds: int
-    head: int
-    counters: tuple[int, ...] = (0,) * COUNTERS
+    Args:
+        shape: How it is stored.
+        index: Of the newest sub-window, since the epoch; 0 for a log.
+        past: Usage of the B sub-windows before it, oldest first; of a log the instants of grants, in milliseconds since the epoch.
+        newest: Usage of the newest sub-window; 0 for a log.
+    """
 
-    @property
-    def sub_microseconds(self) -> int:
-        """Length of a sub-window."""
-        return self.period_seconds * 1_000_000 // SUB_WINDOWS
+    shape: Shape
+    index: int
+    past: tuple[int, ...]
+    newest: int = 0
 
     @property
     def used(self) -> int:
         """Units counted."""
-        return sum(self.counters)
+        return len(self.past) if self.shape.is_log else sum(self.past) + self.newest
 
     def at(self, now: int) -> "Record":
         """This record at `now` (microseconds since the epoch); a clock that went back leaves it as it is."""
-        passed = now // self.sub_microseconds - self.head
+        if self.shape.is_log:
+            return replace(self, past=tuple(at for at in self.past if now // 1000 - at < self.shape.period_seconds * 1000))
+        passed = self.shape.index_at(now) - self.index
         if passed <= 0:
             return self
-        return replace(self, head=self.head + passed, counters=(*self.counters[passed:], *(0,) * min(passed, COUNTERS)))
+        slots = (*self.past, self.newest, *(0,) * min(passed, self.shape.size))[passed:][: self.shape.size]
+        past = (*slots, *(0,) * (self.shape.size - len(slots)))
+        return Record(self.shape, self.index + passed, tuple(int(min(amount, self.shape.largest)) for amount in past))
 
-    def plus(self, amount: int) -> "Record":
-        """This record with `amount` charged to its newest sub-window."""
-        return replace(self, counters=(*self.counters[:-1], self.counters[-1] + amount))
+    def plus(self, amount: int, now: int) -> "Record":
+        """This record with `amount` charged now."""
+        if self.shape.is_log:
+            return replace(self, past=(*self.past, *(_stamp(now),) * amount))
+        return replace(self, newest=self.newest + amount)
 
-    def microseconds_until_left(self, amount: int, now: int) -> int | None:
-        """From `now` until `amount` of the counted usage no longer counts; None if less is counted."""
-        for age, counter in enumerate(self.counters):
-            amount -= counter
+    def microseconds_until_left(self, amount: int, now: int) -> float:
+        """From `now` until `amount` of what is used no longer counts."""
+        if self.shape.is_log:
+            return (self.past[amount - 1] + self.shape.period_seconds * 1000) * 1000 - now
+        for slot, counted in enumerate(self.past):
+            amount -= counted
             if amount <= 0:
-                return (self.head + 1 + age) * self.sub_microseconds - now
-        return None
+                return self._leaves(slot) - now
+        return self._leaves(self.shape.size) - now
+
+    def used_within(self, period_seconds: int, now: int) -> int:
+        """No less than what was used in the last `period_seconds`."""
+        if self.shape.period_seconds <= period_seconds:
+            return self.used
+        if self.shape.is_log:
+            return sum(now // 1000 - at < period_seconds * 1000 for at in self.past)
+        since = now - period_seconds * 1_000_000
+        return self.newest + sum(amount for slot, amount in enumerate(self.past) if self._ends(slot) > since)
+
+    def reshaped(self, shape: Shape, now: int) -> "Record":
+        """The same usage in another form; a log only once it fits, and until then this record."""
+        if shape.form == self.shape.form or (shape.is_log and self.used > LOG_SIZE):
+            return self
+        if shape.is_log:
+            return Record(shape, 0, tuple(self._stamps(now)))
+        if self.shape.is_log:
+            return self._counted(shape, now)
+        if shape.size != self.shape.size:
+            return replace(_empty(shape, now), newest=self.used)
+        return Record(shape, self.index, tuple(int(min(amount, shape.largest)) for amount in self.past), self.newest)
+
+    def _ends(self, slot: int) -> float:
+        return (self.index - self.shape.size + slot + 1) * self.shape.sub_microseconds
+
+    def _leaves(self, slot: int) -> float:
+        return (self.index + slot + 1) * self.shape.sub_microseconds
+
+    def _stamps(self, now: int) -> Iterator[int]:
+        # Each use is dated to the end of its sub-window.
+        for slot, amount in enumerate((*self.past, self.newest)):
+            yield from [min(math.ceil(self._ends(slot) / 1000), _stamp(now))] * amount
+
+    def _counted(self, shape: Shape, now: int) -> "Record":
+        empty = _empty(shape, now)
+        slots = [*empty.past, 0]
+        for at in self.past:
+            index = shape.index_at(min(at, now // 1000) * 1000)
+            slots[max(0, index - empty.index + shape.size)] += 1
+        return replace(empty, past=tuple(slots[:-1]), newest=slots[-1])
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One window's part of a request: pass if nothing is checked or `check` more fit under `limit`; `charge` when all pass."""
+    """One window's part of a request: passes if nothing is checked or `check` more fit under `limit`; `charge` when all pass."""
 
-    id: int
-    period_seconds: int
+    shape: Shape
     limit: int
     check: int
     charge: int
@@ -72,84 +188,155 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One window's answer, in units and microseconds; `wait` is 0 when the window had room."""
+    """One window's answer, in units and microseconds; `wait` is 0 when one more such request has room."""
 
     used: int
-    reset: int
-    wait: int
+    reset: float
+    wait: float
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a decision returns and stores; `vector` is None when nothing is written."""
+    """What a decision on several equal requests returns and stores; `vector` is None when nothing is written."""
 
+    granted: int
     readings: tuple[Reading, ...]
     vector: bytes | None
     expiry_milliseconds: int = 0
 
-    @property
-    def granted(self) -> bool:
-        """Whether every window had room."""
-        return not any(reading.wait for reading in self.readings)
+
+def shapes_of(windows: Sequence[Window]) -> tuple[Shape, ...]:
+    """How a tier's windows are stored: known by unit and period, so that usage outlives a new name or limit (RL-14)."""
+    shapes: list[Shape] = []
+    for window in windows:
+        unit, period = UNITS.index(window.unit), window.period_seconds
+        earlier = sum(shape.unit % 4 == unit and shape.period_seconds == period for shape in shapes)
+        shapes.append(Shape(unit + 4 * earlier, period, _form(window)))
+    return tuple(shapes)
 
 
-def window_id(window: Window) -> int:
-    """What identifies a window over edits of its tier: name and unit, never limit or place."""
-    return zlib.crc32(f"{window.name}|{window.unit}".encode())
+def head_of(shapes: Sequence[Shape]) -> bytes:
+    """The bytes that a vector of these shapes begins with."""
+    return bytes([SCHEMA, len(shapes)]) + b"".join(shape.pack() for shape in shapes)
 
 
 def encode(records: Sequence[Record]) -> bytes:
     """The stored bytes."""
-    packed = (RECORD.pack(record.id, record.period_seconds, record.head, *record.counters) for record in records)
-    return bytes([SCHEMA]) + b"".join(packed)
+    states = b"".join(map(_pack_state, records))
+    pasts = b"".join(record.shape.past.pack(*_pack_past(record)) for record in records)
+    return head_of([record.shape for record in records]) + states + pasts
 
 
-def decode(vector: bytes | None) -> list[Record]:
-    """The records of stored bytes; what `encode` cannot have written is left out."""
-    if not vector or vector[0] != SCHEMA or (len(vector) - 1) % RECORD.size:
+def decode(vector: bytes | None, now: int) -> list[Record]:
+    """The records of stored bytes at `now`; none if `encode` cannot have written them."""
+    if not vector or vector[0] != SCHEMA or len(vector) < 2 or len(vector) < 2 + 26 * vector[1]:
         return []
-    return [_record(*values) for values in RECORD.iter_unpack(vector[1:]) if _is_sound(*values)]
+    records: list[Record] = []
+    at = 2 + 26 * vector[1]
+    for number in range(vector[1]):
+        unit, both = _SHAPE.unpack_from(vector, 2 + 5 * number)
+        shape = Shape(unit, both & 0xFFFFFF, both >> 24)
+        state = _STATE.unpack_from(vector, 2 + 5 * vector[1] + 21 * number)
+        if not _is_sound(shape, *state) or len(vector) < at + shape.past.size:
+            return []
+        records.append(_record(shape, state, shape.past.unpack_from(vector, at), now).at(now))
+        at += shape.past.size
+    return records
 
 
-def decide(vector: bytes | None, asks: Sequence[Ask], now: int) -> Outcome:
-    """Check every window, then charge all or none, at `now` in microseconds since the epoch."""
-    held = [record.at(now) for record in decode(vector)]
-    found = [_find(held, ask, now) for ask in asks]
-    waits = [_wait(record, ask, now) for record, ask in zip(found, asks, strict=True)]
-    is_granted = not any(waits)
-    after = [record.plus(ask.charge * is_granted) for record, ask in zip(found, asks, strict=True)]
-    readings = tuple(_reading(record, wait, now) for record, wait in zip(after, waits, strict=True))
-    if not is_granted or not any(ask.charge for ask in asks):
-        return Outcome(readings, None)
-    changed = {(record.id, record.period_seconds): record for record in [*held, *after]}
-    stored = [record for record in changed.values() if record.used]
-    return Outcome(readings, encode(stored), expiry_milliseconds=max(record.period_seconds for record in stored) * 1100)
+def decide(vector: bytes | None, asks: Sequence[Ask], now: int, *, count: int = 1) -> Outcome:
+    """Grant as many of `count` equal requests as fit, each charged to all windows, at `now` in microseconds since the epoch.
+
+    A count of 0 charges once without granting: a response, or nothing.
+    """
+    held = decode(vector, now)
+    found = [_find(held, ask.shape, now) for ask in asks]
+    granted = min([count, *(_fitting(record, ask, count) for record, ask in zip(found, asks, strict=True) if ask.check)])
+    times = granted if count else 1
+    after = [record.plus(ask.charge * times, now) for record, ask in zip(found, asks, strict=True)]
+    readings = tuple(_reading(record, ask, now) for record, ask in zip(after, asks, strict=True))
+    if times == 0 or not any(ask.charge for ask in asks):
+        return Outcome(granted, readings, None)
+    windows = {(ask.shape.unit, ask.shape.period_seconds) for ask in asks}
+    others = [record for record in held if (record.shape.unit, record.shape.period_seconds) not in windows and record.used]
+    stored = [*after, *others][: max(MOST_WINDOWS, len(after))]
+    return Outcome(granted, readings, encode(stored), max(record.shape.expiry_milliseconds for record in stored))
 
 
-def _is_sound(_: int, period_seconds: int, head: float, *counters: float) -> bool:
-    return period_seconds > 0 and 0 <= head < math.inf and 0 <= sum(counters) < math.inf
+def _form(window: Window) -> int:
+    if window.unit is Unit.REQUESTS and window.limit <= LOG_SIZE:
+        return LOG_FORM
+    return _counted_form(window.period_seconds) + (0 if window.limit <= NARROW_LIMIT else WIDE)
 
 
-def _record(id_: int, period_seconds: int, head: float, *counters: float) -> Record:
-    return Record(id_, period_seconds, int(head), tuple(map(int, counters)))
+def _counted_form(period_seconds: int) -> int:
+    # More sub-windows would waste less throughput and more memory: 10 waste 9 %, 24 waste 4 %, an hour's worth of a day.
+    return 10 if period_seconds < DAY_SECONDS else 24
 
 
-def _find(held: Sequence[Record], ask: Ask, now: int) -> Record:
-    same = [record for record in held if record.id == ask.id]
-    for record in same:
-        if record.period_seconds == ask.period_seconds:
-            return record
-    # A period that was made longer goes on from what was used; a shorter one cannot tell its part from the longer one's counters.
-    carried = max((record.used for record in same if record.period_seconds < ask.period_seconds), default=0)
-    return Record(ask.id, ask.period_seconds, 0).at(now).plus(carried)
+def _stamp(now: int) -> int:
+    return -(-now // 1000)
 
 
-def _wait(record: Record, ask: Ask, now: int) -> int:
+def _empty(shape: Shape, now: int) -> Record:
+    return Record(shape, 0, ()) if shape.is_log else Record(shape, shape.index_at(now), (0,) * shape.size)
+
+
+def _pack_state(record: Record) -> bytes:
+    if record.shape.is_log:
+        return _STATE.pack(0, record.used, 0, 0)
+    oldest = next((slot for slot, amount in enumerate(record.past) if amount), record.shape.size)
+    return _STATE.pack(record.index % TURN, sum(record.past), record.newest, oldest)
+
+
+def _pack_past(record: Record) -> tuple[int, ...]:
+    if not record.shape.is_log:
+        return record.past
+    return tuple(at % TURN for at in record.past) + (0,) * (LOG_SIZE - len(record.past))
+
+
+def _is_sound(shape: Shape, _head: int, older: float, newest: float, _oldest: int) -> bool:
+    is_known = shape.period_seconds > 0 and shape.size > 0 and (shape.form < 128 or shape.is_log)
+    return is_known and older >= 0 and newest >= 0 and older + newest < math.inf
+
+
+def _record(shape: Shape, state: tuple[int, float, float, int], past: tuple[float, ...], now: int) -> Record:
+    head, older, newest, _ = state
+    if shape.is_log:
+        return Record(shape, 0, tuple(_whole(int(at), now // 1000) for at in past[: int(min(older, LOG_SIZE))]))
+    return Record(shape, _whole(head, shape.index_at(now)), tuple(map(int, past)), int(newest))
+
+
+def _whole(part: int, near: int) -> int:
+    """The number that is `part` modulo `TURN` and nearest to `near`."""
+    passed = (near - part) % TURN
+    return near - passed if passed < PAST else near - passed + TURN
+
+
+def _find(held: Sequence[Record], shape: Shape, now: int) -> Record:
+    for record in held:
+        if (record.shape.unit, record.shape.period_seconds) == (shape.unit, shape.period_seconds):
+            return record.reshaped(shape, now)
+    # A new window goes on from what is known to be used of its unit, so that an edit of a period refills nothing.
+    same_unit = (record for record in held if record.shape.unit % 4 == shape.unit % 4)
+    carried = max((record.used_within(shape.period_seconds, now) for record in same_unit), default=0)
+    if shape.is_log and carried > LOG_SIZE:
+        shape = replace(shape, form=_counted_form(shape.period_seconds))
+    return _empty(shape, now).plus(carried, now)
+
+
+def _fitting(record: Record, ask: Ask, count: int) -> int:
+    room = ask.limit - record.used
+    if room < ask.check:
+        return 0
+    return room // ask.charge if ask.charge else count
+
+
+def _reading(record: Record, ask: Ask, now: int) -> Reading:
+    reset = record.microseconds_until_left(1, now) if record.used else 0
     excess = record.used + ask.check - ask.limit
     if ask.check == 0 or excess <= 0:
-        return 0
-    return record.microseconds_until_left(excess, now) or COUNTERS * record.sub_microseconds
-
-
-def _reading(record: Record, wait: int, now: int) -> Reading:
-    return Reading(record.used, record.microseconds_until_left(1, now) or 0, wait)
+        return Reading(record.used, reset, 0)
+    if ask.check > ask.limit:
+        return Reading(record.used, reset, ask.shape.period_seconds * 1_000_000)
+    return Reading(record.used, reset, record.microseconds_until_left(excess, now))

@@ -138,6 +138,7 @@ def _api_environment(layout: Layout, region: Region, keys: Keys) -> dict[str, st
         "TIDEGATE_TIERS_FILE": str(region.directory / "tiers.json"),
         # A laptop under load may be late; a Redis that is gone refuses at once.
         "TIDEGATE_REDIS_TIMEOUT_SECONDS": "1",
+        "TIDEGATE_DECISION_TIMEOUT_SECONDS": "1",
         # Nothing balances to a worker that stops here: Ctrl-C should be quick.
         "TIDEGATE_DRAIN_SECONDS": "0",
     }

@@ -1,4 +1,4 @@
--- Reports what a worker enforces and returns the region's revision (false if there is none).
+-- Reports what a worker enforces; returns the region's revision (false if there is none) and how many workers it has.
 -- KEYS[1] hash of heartbeats: worker id -> heartbeat (contract/codec.py)   KEYS[2] the region's revision
 -- ARGV[1] worker id   ARGV[2] revision it enforces   ARGV[3] ready: true or false
 -- ARGV[4] channel told of a changed revision   ARGV[5] milliseconds after which a silent worker is forgotten
@@ -22,4 +22,4 @@ redis.call('HSET', KEYS[1], ARGV[1], string.format('{"at":%.0f,"ready":%s,"revis
 if before ~= ARGV[2] then
     redis.call('PUBLISH', ARGV[4], ARGV[1])
 end
-return redis.call('GET', KEYS[2])
+return {redis.call('GET', KEYS[2]), redis.call('HLEN', KEYS[1])}

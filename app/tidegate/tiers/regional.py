@@ -26,6 +26,14 @@ class RegionUnreachableError(TidegateError):
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """The region's revision, None if it has none, and the number of its workers, the asking one included."""
+
+    revision: int | None
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """The texts of all tiers as they were at one revision."""
 
@@ -74,12 +82,12 @@ class RegionalTiers:
                 return None
             return Published(int(revision), {name.decode(errors="replace"): text for name, text in texts.items()})
 
-    async def report(self, *, revision: int, ready: bool) -> int | None:
-        """Say what this worker enforces; returns the region's revision, None if it has none."""
+    async def report(self, *, revision: int, ready: bool) -> Region:
+        """Say what this worker enforces, and hear how the region is."""
         arguments: list[str | int] = [self._worker_id, revision, "true" if ready else "false", keys.WORKERS_CHANNEL, SILENT_MILLISECONDS]
         async with _call():
-            answer = await self._heartbeat(keys=[keys.WORKERS, keys.REVISION], args=arguments)
-            return None if answer is None else int(answer)
+            found, workers = await self._heartbeat(keys=[keys.WORKERS, keys.REVISION], args=arguments)
+            return Region(None if found is None else int(found), int(workers))
 
     async def withdraw(self) -> None:
         """Leave the roster and say so."""

@@ -46,6 +46,7 @@ class TierSource:
         self._documents = Documents()
         self._snapshot = self._documents.snapshot
         self._loaded_revision = 0
+        self._workers = 1
         self._heard_at = float("-inf")
         self._failures = 0
         self._unknown: set[str] = set()
@@ -56,6 +57,11 @@ class TierSource:
     def snapshot(self) -> TierSnapshot:
         """The tiers in force; take it once and use it for a whole decision."""
         return self._snapshot
+
+    @property
+    def workers(self) -> int:
+        """How many workers the region had when it last answered, this one included."""
+        return self._workers
 
     @property
     def connected(self) -> bool:
@@ -131,12 +137,13 @@ class TierSource:
             await self._save()
 
     async def _report(self) -> int | None:
-        revision = await self._region.report(revision=self._snapshot.revision, ready=bool(self._snapshot.tiers))
+        region = await self._region.report(revision=self._snapshot.revision, ready=bool(self._snapshot.tiers))
         if self._failures:
-            log.info("region reached again", revision=revision)
+            log.info("region reached again", revision=region.revision)
         self._failures = 0
         self._heard_at = time.monotonic()
-        return revision
+        self._workers = region.workers
+        return region.revision
 
     def _swap(self, published: Published) -> None:
         self._documents = self._documents.follow(published.revision, published.texts)

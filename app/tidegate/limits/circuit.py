@@ -1,0 +1,33 @@
+"""Whether Redis is worth asking just now, so that a dead one costs a request nothing; pure, asked by `redis.py`."""
+
+RETRY_SECONDS = 0.25
+"""A lost Redis is tried again this often by one batch; all else is answered without it at once."""
+
+
+class Circuit:
+    """Open after a failure; then one batch a quarter of a second finds out whether Redis is back. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._retry_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last batch failed."""
+        return self._retry_at is not None
+
+    def allows(self, now: float) -> bool:
+        """Whether to ask; while open, true for the first who asks after each pause."""
+        if self._retry_at is None:
+            return True
+        if now < self._retry_at:
+            return False
+        self._retry_at = now + RETRY_SECONDS
+        return True
+
+    def close(self) -> None:
+        """A batch was answered."""
+        self._retry_at = None
+
+    def open(self, now: float) -> None:
+        """A batch failed."""
+        self._retry_at = now + RETRY_SECONDS

@@ -1,0 +1,95 @@
+"""Gathers decisions while batches are under way, so that any number of callers share few script calls; pure, driven by `redis.py`.
+
+No timer: what waits goes out as soon as a batch may (an idle system pays one round trip), and what comes meanwhile forms the next batch.
+Equal requests of one identity that follow one another are one run, which the script grants as the longest prefix that fits.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from tidegate.limits.decision import Amounts
+from tidegate.limits.policy import Policy
+
+BATCHES_IN_FLIGHT = 2
+"""One is answered while the next is on its way; more would make batches smaller and Redis busier."""
+WINDOWS_A_BATCH = 576
+"""Some 0.6 ms of Redis in the slow case: 64 runs of nine windows, so that a batch never holds up others for a millisecond."""
+
+
+class Caller(Protocol):
+    """Somebody who waits for a decision; an `asyncio.Future` is one."""
+
+    def cancelled(self) -> bool:
+        """Whether nobody waits any more."""
+
+
+C = TypeVar("C", bound=Caller)
+
+
+@dataclass(slots=True, eq=False)
+class Run(Generic[C]):
+    """Equal requests of one identity, in the order in which they came.
+
+    Args:
+        key: Of the identity's vector.
+        policy: Of its tier.
+        amounts: What each request weighs.
+        callers: One for each request.
+    """
+
+    key: str
+    policy: Policy
+    amounts: Amounts
+    callers: list[C] = field(default_factory=list)
+
+    def joined_by(self, policy: Policy, amounts: Amounts) -> bool:
+        """Take a request of `amounts` under `policy` in, if it is like the others; charges after the fact add up."""
+        if self.policy is not policy:
+            return False
+        if self.amounts.response_bytes is not None and amounts.response_bytes is not None:
+            self.amounts = Amounts(response_bytes=self.amounts.response_bytes + amounts.response_bytes)
+            return True
+        return self.amounts == amounts
+
+    def drop_cancelled(self) -> bool:
+        """Forget who no longer waits; whether somebody is left. A charge after the fact is due though nobody waits for it."""
+        if self.amounts.is_charge:
+            return True
+        self.callers = [caller for caller in self.callers if not caller.cancelled()]
+        return bool(self.callers)
+
+
+class GroupCommit(Generic[C]):
+    """The runs that wait and how many batches are under way."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Run[C]] = deque()
+        self._newest: dict[str, Run[C]] = {}
+        self._in_flight = 0
+
+    def add(self, key: str, policy: Policy, amounts: Amounts, caller: C) -> None:
+        """Have a request wait for the next batch."""
+        run = self._newest.get(key)
+        if run is None or not run.joined_by(policy, amounts):
+            run = self._newest[key] = Run(key, policy, amounts)
+            self._waiting.append(run)
+        run.callers.append(caller)
+
+    def take(self) -> list[Run[C]]:
+        """The next batch; empty when nobody waits or enough are under way. Each one taken ends with `landed`."""
+        batch: list[Run[C]] = []
+        windows = 0
+        while self._waiting and self._in_flight < BATCHES_IN_FLIGHT and windows < WINDOWS_A_BATCH:
+            run = self._waiting.popleft()
+            if self._newest.get(run.key) is run:
+                del self._newest[run.key]
+            if run.drop_cancelled():
+                batch.append(run)
+                windows += len(run.policy.windows)
+        self._in_flight += bool(batch)
+        return batch
+
+    def landed(self) -> None:
+        """A batch was answered, or failed."""
+        self._in_flight -= 1

@@ -1,0 +1,92 @@
+"""The bytes of one batch, to `decide.lua` and back; pure, called by `redis.py`."""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from tidegate.limits.decision import Windows, WindowState
+from tidegate.limits.group_commit import Run
+from tidegate.limits.policy import Policy
+
+_RUN = struct.Struct("<HIddd")
+_NOW = struct.Struct("<d")
+_ANSWER = struct.Struct("<IB")
+_STATE = struct.Struct("<IddB")
+_READING = struct.Struct("<dd")
+_WAIT_BYTES = 8
+_UNKNOWN, _PARTIAL, _BROKEN = 1, 4, 8
+
+
+class Answer(NamedTuple):
+    """What the script says of one run.
+
+    Args:
+        granted: How many of its requests pass, from the first.
+        read: Gives the windows after that.
+        waits: If not all pass: seconds until one more such request fits into each window, 0 where it does.
+        at_microseconds: When, by the clock of Redis, since the epoch.
+        is_unknown: Bytes of unknown form were found and replaced.
+        is_broken: The key holds no string; nothing was decided.
+    """
+
+    granted: int
+    read: Callable[[], Windows] = tuple
+    waits: tuple[float, ...] = ()
+    at_microseconds: float = 0.0
+    is_unknown: bool = False
+    is_broken: bool = False
+
+
+def arguments(batch: Sequence[Run[Any]]) -> list[bytes]:
+    """The script's arguments: each policy once, then the runs."""
+    places: dict[Policy, int] = {}
+    for run in batch:
+        places.setdefault(run.policy, len(places) + 1)
+    return [*(policy.packed for policy in places), b"".join(_pack(run, places[run.policy]) for run in batch)]
+
+
+def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
+    """The answers to the runs, in order."""
+    (now,) = _NOW.unpack_from(reply)
+    at = _NOW.size
+    for run in batch:
+        granted, flags = _ANSWER.unpack_from(reply, at)
+        at += _ANSWER.size
+        if run.amounts.response_bytes is not None:
+            granted = len(run.callers)  # a charge grants nothing, and nobody who waits for one is refused
+        if not flags:
+            yield Answer(granted, partial(_states, run.policy, reply, at, now), (), now)
+            at += _STATE.size * len(run.policy.windows)
+        elif flags & _BROKEN:
+            yield Answer(0, is_broken=True)
+        else:
+            read, at = partial(_readings, run.policy, reply, at), at + _READING.size * len(run.policy.windows)
+            waits = _waits(run.policy, reply, at) if flags & _PARTIAL else ()
+            at += _WAIT_BYTES * len(waits)
+            yield Answer(granted, read, waits, now, bool(flags & _UNKNOWN))
+
+
+def _pack(run: Run[Any], place: int) -> bytes:
+    cost, request_bytes, response_bytes = run.amounts
+    if response_bytes is not None:
+        return _RUN.pack(place, 0, 0, 0, response_bytes)
+    return _RUN.pack(place, len(run.callers), cost, request_bytes, 0)
+
+
+def _states(policy: Policy, reply: bytes, at: int, now: float) -> Windows:
+    states = _STATE.iter_unpack(reply[at : at + _STATE.size * len(policy.windows)])
+    # Only vectors whose newest sub-window is the running one are answered so.
+    return tuple(
+        WindowState(window, int(older + newest), (sub * (oldest + 1) - now % sub) / 1e6 if older or newest else 0.0)
+        for window, sub, (_, older, newest, oldest) in zip(policy.windows, policy.sub_microseconds, states, strict=True)
+    )
+
+
+def _readings(policy: Policy, reply: bytes, at: int) -> Windows:
+    readings = _READING.iter_unpack(reply[at : at + _READING.size * len(policy.windows)])
+    return tuple(WindowState(window, int(used), reset / 1e6) for window, (used, reset) in zip(policy.windows, readings, strict=True))
+
+
+def _waits(policy: Policy, reply: bytes, at: int) -> tuple[float, ...]:
+    return tuple(wait / 1e6 for wait in struct.unpack_from(f"<{len(policy.windows)}d", reply, at))

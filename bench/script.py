@@ -1,0 +1,87 @@
+"""CPU of Redis per decision in batches of 64, beside a native floor without any sliding logic: `make bench-script`.
+
+The floor is one BITFIELD with as many counters, pipelined 64 deep. From the server's schedstat, the least of alternated rounds.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bench.valkey import valkey
+from redis import Redis
+
+from tidegate.contract import keys
+from tidegate.contract.tier import Tier, Unit, Window
+from tidegate.limits.decision import Amounts
+from tidegate.limits.group_commit import Run
+from tidegate.limits.policy import policy_of
+from tidegate.limits.wire import arguments
+
+ROUNDS = 5
+BATCHES = 300
+BATCH = 64
+IDENTITIES = 1_000
+PERIODS = (1, 60, 3600)
+UNITS = (Unit.REQUESTS, Unit.COST, Unit.REQUEST_BYTES)
+
+
+def tier(windows: int) -> Tier:
+    every = [Window(f"w{unit}{period}", 10**9, period, unit) for unit in UNITS for period in PERIODS]
+    return Tier("bench", (Window("minute", 10**9, 60),) if windows == 1 else tuple(every[:windows]))
+
+
+def decide(redis: Redis, windows: int) -> Callable[[int], object]:
+    policy = policy_of(tier(windows))
+    sha = redis.script_load(resources.files("tidegate.limits").joinpath("decide.lua").read_text())
+
+    def batch(number: int) -> object:
+        first = number * BATCH
+        names = [keys.usage(f"{windows:02}{(first + n) % IDENTITIES:020}") for n in range(BATCH)]
+        runs: list[Run[Any]] = [Run(name, policy, Amounts(1, 100), [None]) for name in names]
+        return redis.evalsha(sha, BATCH, *names, *arguments(runs))
+
+    return batch
+
+
+def count(redis: Redis, counters: int) -> Callable[[int], object]:
+    fields = [part for n in range(counters) for part in ("INCRBY", "u32", f"#{n}", 1)]
+
+    def batch(number: int) -> object:
+        pipeline = redis.pipeline(transaction=False)
+        for n in range(BATCH):
+            pipeline.execute_command("BITFIELD", f"floor-{counters}-{(number * BATCH + n) % IDENTITIES}", *fields)
+        return pipeline.execute()
+
+    return batch
+
+
+def server_microseconds(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e3
+
+
+def main() -> None:
+    rows = []
+    print("windows   decision us   BITFIELD us   ratio   bytes a vector")
+    with tempfile.TemporaryDirectory() as folder, valkey(Path(folder)) as url, Redis.from_url(url) as redis:
+        pid = int(redis.info("server")["process_id"])
+        for windows in (1, 3, 9):
+            contenders = {"decision": decide(redis, windows), "floor": count(redis, windows)}
+            least = dict.fromkeys(contenders, float("inf"))
+            for _ in range(ROUNDS):
+                for name, batch in contenders.items():
+                    before = server_microseconds(pid)
+                    for number in range(BATCHES):
+                        batch(number)
+                    least[name] = min(least[name], (server_microseconds(pid) - before) / (BATCHES * BATCH))
+            size = redis.memory_usage(keys.usage(f"{windows:02}{0:020}"), samples=0)
+            ratio = least["decision"] / least["floor"]
+            print(f"{windows:7} {least['decision']:13.2f} {least['floor']:13.2f} {ratio:7.2f} {size:16}")
+            rows.append({"windows": windows, **least, "ratio": round(ratio, 2), "bytes": size})
+    print(json.dumps({"bench": "script", "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

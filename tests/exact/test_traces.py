@@ -1,0 +1,92 @@
+"""Four worker processes on one Redis, against an exact log of what was granted: no trailing window ever holds more than its limit.
+
+The oracle knows nothing of vectors: it adds up grants by the instants that Redis gave them.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from tests.conftest import Valkey
+
+SECONDS = 4.0
+EDITED_SECONDS = 1.5
+WORKER = Path(__file__).with_name("worker.py")
+BEFORE = [("second", 40, "1s", "Requests"), ("few", 12, "2s", "Requests"), ("work", 90, "1s", "Cost"), ("long", 10_000, "1h", "Cost")]
+AFTER = [("second", 25, "1s", "Requests"), ("few", 12, "2s", "Requests"), ("work", 60, "2s", "Cost"), ("long", 9_000, "2h", "Cost")]
+LOOSE = [("second", 400, "1s", "Requests"), ("work", 900, "1s", "Cost"), ("long", 10**6, "1h", "Cost")]
+
+Grant = tuple[float, int, int]
+"""Instant in microseconds, requests, cost of each."""
+
+
+def spec(windows: Sequence[tuple[str, int, str, str]]) -> dict[str, object]:
+    return {"windows": [dict(zip(("name", "limit", "period", "unit"), window, strict=True)) for window in windows]}
+
+
+def run(valkey: Valkey, folder: Path, scenario: str, tiers: Sequence[object], *, kill_one: bool) -> dict[str, list[Grant]]:
+    """All grants by identity, in the order of Redis."""
+    (folder / "tiers.json").write_text(json.dumps([spec(windows) for windows in tiers]))
+    until = str(time.time() + SECONDS)
+    command = [sys.executable, str(WORKER), valkey.url, scenario, str(folder / "tiers.json"), until]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    if kill_one:
+        time.sleep(SECONDS / 2)
+        workers[0].send_signal(signal.SIGKILL)
+    grants: dict[str, list[Grant]] = {}
+    for worker in workers:
+        for line in whole_lines(worker.communicate(timeout=SECONDS + 30)[0]):
+            at, key, count, cost = json.loads(line)
+            grants.setdefault(key, []).append((at, count, cost))
+    assert [worker.returncode for worker in workers] == [-signal.SIGKILL if kill_one else 0, 0, 0, 0]
+    return {key: sorted(found) for key, found in grants.items()}
+
+
+def whole_lines(text: str) -> Iterator[str]:
+    """All but the last line of a worker that was killed in the middle of it."""
+    yield from (line for line in text.splitlines(keepends=True) if line.endswith("\n"))
+
+
+def excess(grants: Sequence[Grant], unit: str, period_seconds: float, limit: int) -> int:
+    """By how much the fullest trailing window passes the limit."""
+    worst, held, oldest = -limit, 0, 0
+    for at, count, cost in grants:
+        held += count * (cost if unit == "Cost" else 1)
+        while grants[oldest][0] <= at - period_seconds * 1e6:
+            held -= grants[oldest][1] * (grants[oldest][2] if unit == "Cost" else 1)
+            oldest += 1
+        worst = max(worst, held - limit)
+    return worst
+
+
+@pytest.mark.parametrize("scenario", ["poisson", "bursts", "edges", "saturating"])
+def test_no_trailing_window_ever_holds_more_than_its_limit(valkey: Valkey, tmp_path: Path, scenario: str) -> None:
+    """RL-10, RL-14: also while the tier is edited, and a worker is killed in the middle of a batch."""
+    grants = run(valkey, tmp_path, scenario, [BEFORE, AFTER], kill_one=True)
+    assert len(grants) == 2
+
+    for found in grants.values():
+        assert sum(count for _, count, _ in found) >= 20
+        for name, limit, period, unit in BEFORE:
+            after = next(window for window in AFTER if window[0] == name)
+            seconds = {"s": 1, "h": 3600}[period[-1]] * int(period[:-1])
+            # Over the edit, the larger of both limits and the shorter of both periods hold; each edit of a period refilled nothing.
+            assert excess(found, unit, seconds, max(limit, after[1])) <= 0, (scenario, name)
+        edited = [grant for grant in found if grant[0] > (found[-1][0] - 0.4e6)]
+        assert excess(edited, "Requests", 1, 25) <= 0
+
+
+def test_a_saturated_limit_is_used_but_for_the_stated_share(valkey: Valkey, tmp_path: Path) -> None:
+    """At least 10/11 of the limit, less one percent, when callers never pause."""
+    grants = run(valkey, tmp_path, "saturating", [LOOSE, LOOSE], kill_one=False)
+
+    for found in grants.values():
+        seconds = (found[-1][0] - found[0][0]) / 1e6
+        used = [sum(count for _, count, _ in found) / 400, sum(count * cost for _, count, cost in found) / 900]
+        # The last window that was begun is full from its start.
+        assert max(used) >= (10 / 11 - 0.01) * seconds, (used, seconds)

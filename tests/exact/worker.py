@@ -1,0 +1,71 @@
+"""One worker of a trace: asks the limiter as the scenario says, and writes every grant with the instant that Redis gave it."""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tidegate.contract.tier import Tier
+from tidegate.limits.decision import Amounts
+from tidegate.limits.errors import LimitStoreUnavailableError
+from tidegate.limits.group_commit import Run
+from tidegate.limits.redis import RedisLimiter
+from tidegate.limits.wire import Answer
+
+COSTS = (1, 1, 1, 2, 5)
+
+
+class WritingLimiter(RedisLimiter):
+    """Writes a line per run that was granted: instant, identity, requests and their cost; before any caller hears of it."""
+
+    def _settle(self, run: Run[Any], answer: Answer, asked_at: float) -> None:
+        if answer.granted and not run.amounts.is_charge:
+            print(json.dumps([answer.at_microseconds, run.key, answer.granted, run.amounts.cost]), flush=True)
+        super()._settle(run, answer, asked_at)
+
+
+async def pause(scenario: str) -> None:
+    """The time between two requests of one caller."""
+    match scenario:
+        case "poisson":
+            await asyncio.sleep(random.expovariate(40))
+        case "bursts":
+            # Everybody at once, just before and just after the turn of a sub-window.
+            now = time.time()
+            await asyncio.sleep(0.1 - now % 0.1 + random.choice((-0.001, 0.0, 0.0005)))
+        case "edges":
+            # Spend all, then come back exactly when a window of a second turns.
+            now = time.time()
+            await asyncio.sleep(1 - now % 1 + random.choice((0.0, 0.1, 0.099, 0.999)))
+        case _:
+            await asyncio.sleep(0)
+
+
+async def ask(limiter: RedisLimiter, tiers: Sequence[Tier], scenario: str, until: float) -> None:
+    while time.time() < until:
+        # Half-way the tier is edited: the limits change, and the periods of two windows.
+        tier = tiers[time.time() > until - 1.5]
+        try:
+            await limiter.decide(random.choice("ab"), tier, Amounts(cost=random.choice(COSTS)))
+        except LimitStoreUnavailableError:
+            await asyncio.sleep(0.01)
+        await pause(scenario)
+
+
+async def main(url: str, scenario: str, tiers_file: str, until: str) -> None:
+    tiers = [Tier.from_spec("t", spec) for spec in json.loads(Path(tiers_file).read_text())]
+    async with Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)) as redis:
+        limiter = WritingLimiter(redis)
+        await asyncio.gather(*(ask(limiter, tiers, scenario, float(until)) for _ in range(16)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

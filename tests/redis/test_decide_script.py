@@ -1,0 +1,138 @@
+"""`decide.lua` against its model, on the server's own clock: the same grants, readings and bytes, whatever was stored before."""
+
+import os
+from importlib import resources
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from tidegate.contract.tier import Tier, Unit, Window
+from tidegate.limits import vector
+from tidegate.limits.decision import Amounts
+from tidegate.limits.group_commit import Run
+from tidegate.limits.policy import policy_of
+from tidegate.limits.vector import LOG_FORM, Ask, Record, Shape, shapes_of
+from tidegate.limits.wire import answers, arguments
+
+KEY = "tg:1:usage:{0}:t"
+SCRIPT = resources.files("tidegate.limits").joinpath("decide.lua").read_text()
+PERIODS = (1, 60, 3600, 86_401, 744 * 3600)
+
+on_a_server = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+WINDOWS = st.lists(
+    st.builds(
+        Window,
+        st.just("w"),
+        st.sampled_from((1, 2, 9, 16, 17, 60, 2**32 - 1, 2**32, 2**53 - 1)),
+        st.sampled_from(PERIODS),
+        st.sampled_from(Unit),
+    ),
+    min_size=1,
+    max_size=8,
+).map(tuple)
+AMOUNTS = st.builds(Amounts, st.integers(0, 12), st.integers(0, 12), st.none() | st.integers(0, 40) | st.just(2**33))
+STEPS = st.lists(st.tuples(st.integers(0, 1), AMOUNTS, st.integers(1, 9)), min_size=1, max_size=6)
+COUNTED = st.sampled_from((10, 24, 10 + 64, 24 + 64))
+
+
+@st.composite
+def records(draw: st.DrawFn, now: int) -> Record:
+    """A record of any age, up to two sub-windows ahead of the clock."""
+    unit, period = draw(st.integers(0, 7)), draw(st.sampled_from(PERIODS))
+    if draw(st.booleans()):
+        ages = draw(st.lists(st.integers(-2000, period * 1000 + 2000), max_size=16))
+        return Record(Shape(unit, period, LOG_FORM), 0, tuple(now // 1000 - age for age in sorted(ages, reverse=True)))
+    shape = Shape(unit, period, draw(COUNTED))
+    past = draw(st.lists(st.sampled_from((0, 0, 1, 5, 2**32 - 1)), min_size=shape.size, max_size=shape.size))
+    return Record(shape, shape.index_at(now) - draw(st.integers(-2, shape.size + 2)), tuple(past), draw(st.sampled_from((0, 3, 2**34))))
+
+
+def clock(redis: Redis) -> int:
+    seconds, microseconds = redis.time()
+    return int(seconds) * 1_000_000 + int(microseconds)
+
+
+def run_of(windows: tuple[Window, ...], amounts: Amounts, count: int) -> Run[object]:
+    return Run(KEY, policy_of(Tier("t", windows)), amounts, [object()] * count)
+
+
+def asks_of(run: Run[object]) -> list[Ask]:
+    windows = run.policy.windows
+    pairs = zip(shapes_of(windows), windows, strict=True)
+    return [Ask(shape, window.limit, *run.amounts.of(window.unit)) for shape, window in pairs]
+
+
+def agree(redis: Redis, run: Run[object]) -> None:
+    """Have both decide on what is stored, and compare."""
+    before = redis.get(KEY)
+    reply = redis.eval(SCRIPT, 1, KEY, *arguments([run]))
+    (answer,) = answers([run], reply)
+    now = int(answer.at_microseconds)
+    count = 0 if run.amounts.is_charge else len(run.callers)
+
+    outcome = vector.decide(before, asks_of(run), now, count=count)
+
+    assert answer.granted == (len(run.callers) if run.amounts.is_charge else outcome.granted)
+    assert [state.used for state in answer.read()] == [reading.used for reading in outcome.readings]
+    assert [state.reset_seconds for state in answer.read()] == pytest.approx([reading.reset / 1e6 for reading in outcome.readings])
+    if outcome.granted < count:
+        assert answer.waits == pytest.approx([reading.wait / 1e6 for reading in outcome.readings])
+    assert redis.get(KEY) == (outcome.vector or before)
+    if outcome.vector:
+        assert 0 < redis.pttl(KEY) <= outcome.expiry_milliseconds
+
+
+@pytest.mark.timeout(1200)
+@settings(on_a_server, max_examples=int(os.environ.get("HISTORIES", "300")))
+@given(data=st.data(), tiers=st.tuples(WINDOWS, WINDOWS), steps=STEPS)
+def test_the_script_does_what_the_model_does(valkey, data, tiers, steps):
+    """RL-10, RL-14: two tiers take turns on one identity that has any history; the model's exactness is the script's."""
+    with Redis(port=valkey.port) as redis:
+        history = data.draw(st.lists(records(clock(redis)), max_size=6, unique_by=lambda r: (r.shape.unit, r.shape.period_seconds)))
+        redis.delete(KEY)
+        if history:
+            redis.set(KEY, vector.encode(history), px=1_000_000)
+        for tier, amounts, count in steps:
+            agree(redis, run_of(tiers[tier], amounts, count))
+
+
+@settings(on_a_server, max_examples=200)
+@given(garbage=st.binary(max_size=300) | st.integers(0, 200), windows=WINDOWS)
+def test_bytes_of_unknown_form_are_replaced_and_never_raise(valkey, garbage, windows):
+    """Also a sound vector that was cut short or continued."""
+    with Redis(port=valkey.port) as redis:
+        shapes = shapes_of(windows)
+        sound = vector.encode([Record(shape, 0, ()) if shape.is_log else Record(shape, 1, (1,) * shape.size) for shape in shapes])
+        redis.set(KEY, garbage if isinstance(garbage, bytes) else sound[:garbage] if garbage % 2 else sound + bytes(garbage))
+
+        agree(redis, run_of(windows, Amounts(), 3))
+
+
+def test_a_broken_vector_fails_its_own_run_alone(valkey):
+    """One identity's trouble is nobody else's."""
+    windows = (Window("minute", 20, 60),)
+    runs = [run_of(windows, Amounts(), 1) for _ in range(3)]
+    runs[0].key, runs[2].key = "tg:1:usage:{0}:a", "tg:1:usage:{0}:b"
+    with Redis(port=valkey.port) as redis:
+        redis.hset(KEY, "field", "value")
+
+        found = list(answers(runs, redis.eval(SCRIPT, 3, *(run.key for run in runs), *arguments(runs))))
+
+    assert [(answer.granted, answer.is_broken) for answer in found] == [(1, False), (0, True), (1, False)]
+
+
+@settings(on_a_server, max_examples=100)
+@given(data=st.data(), windows=WINDOWS, amounts=st.lists(AMOUNTS, min_size=1, max_size=12))
+def test_a_batch_is_as_good_as_one_request_after_another(valkey, data, windows, amounts):
+    """All runs of a batch, equal ones together, leave what single requests would."""
+    with Redis(port=valkey.port) as redis:
+        singles = [run_of(windows, amount, 1) for amount in amounts]
+        batch = redis.eval(SCRIPT, len(singles), *[KEY] * len(singles), *arguments(singles))
+        redis.delete(KEY)
+        alone = [next(answers([run], redis.eval(SCRIPT, 1, KEY, *arguments([run])))) for run in singles]
+
+        assert [answer.granted for answer in answers(singles, batch)] == [answer.granted for answer in alone]
+        redis.delete(KEY)
