@@ -38,3 +38,15 @@ COPY --from=api-environment /opt/tidegate /opt/tidegate
 EXPOSE 8000
 ENTRYPOINT ["gunicorn", "--config", "python:tidegate.gunicorn_config", "tidegate.asgi:app"]
 CMD ["--bind", "0.0.0.0:8000", "--workers", "2"]
+
+# For `tilt up` alone: files that the process may replace, and a start that takes them up again.
+FROM api AS api-dev
+USER root
+RUN chown -R 10001:10001 /opt/tidegate
+USER 10001:10001
+
+FROM operator AS operator-dev
+USER root
+RUN chown -R 10001:10001 /opt/tidegate
+USER 10001:10001
+ENTRYPOINT ["sh", "-c", "trap exit TERM; while true; do kopf run --module tidegate_operator.handlers \"$@\" & echo $! > /tmp/operator.pid; wait $!; done", "--"]

@@ -36,7 +36,7 @@ demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a r
 	$(BIN)/tidegate demo
 
 test: .venv/.dev ## The fast set, against real Valkey servers
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 4
 
 test-exact: .venv/.dev ## Limits against exact logs of four workers, and 10,000 histories against the script's model
 	$(BIN)/pytest tests/exact

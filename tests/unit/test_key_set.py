@@ -68,7 +68,6 @@ def test_a_key_that_declares_id_and_algorithm_is_taken() -> None:
         "one",
         None,
     ],
-    ids=str,
 )
 def test_a_key_that_may_not_verify_tokens_is_left_out(key: object) -> None:
     """TOK-2: bound to one algorithm, for signatures only, strong enough, and public."""

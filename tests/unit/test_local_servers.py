@@ -4,6 +4,8 @@ import json
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,9 +59,16 @@ def test_every_file_that_a_program_reads_is_written(tmp_path: Path) -> None:
     assert all(region.edge_config.exists() for region in layout.regions)
 
 
-def test_supervisord_reads_back_odd_characters_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Sockets bear no long paths, and pytest's own are long when tests run side by side."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+def test_supervisord_reads_back_odd_characters_as_they_were(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths of a user's directory may hold blanks, quotes and per-cent signs."""
-    layout = Layout.at(tmp_path / 'it\'s 50% "off"', tmp_path, 8080)
+    layout = Layout.at(short_path / 'it\'s 50% "off"', short_path, 8080)
     layout.make_directories()
     program = Program("odd", ("/bin/echo", "a b", "100%", "it's"), {"NAME": 'x, "y" = z'})
     path = layout.state / "supervisord.conf"
