@@ -1,8 +1,12 @@
 """The whole API of one worker in process, against real Valkey servers: order of the steps, problems, logs."""
 
 import asyncio
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +19,7 @@ from tidegate.contract.codec import TierDocument, encode_tier
 from tidegate.contract.tier import Tier
 from tidegate.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 PURCHASES = "/v1/credits/purchases"
 
 
@@ -182,3 +187,30 @@ async def test_a_client_without_a_token_does_not_get_to_send_a_body(api: httpx.A
     answer = await api.post(PURCHASES, content=body())
 
     assert_is_problem(answer, 401)
+
+
+async def test_the_resource_of_the_readme_works_as_it_is_printed(api: httpx.AsyncClient, issuer: Any, tmp_path: Any) -> None:
+    """The blueprint's point: one file and one route."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {"app": api._transport.app}
+    exec(compile("\n".join(blocks), "README.md", "exec"), names)
+    headers = bearer(issuer.mint("pro"), **{"Idempotency-Key": '"my-first-note-0001"'})
+
+    answers = [await api.put("/v1/notes/a", json={"text": "hello"}, headers=headers) for _ in range(2)]
+    wrong = await api.put("/v1/notes/a", json={"txt": "hello"}, headers=headers | {"Idempotency-Key": '"my-second-note-001"'})
+
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(201, {"id": "a"})] * 2
+    assert answers[1].headers["Idempotent-Replayed"] == "true"
+    assert_is_problem(wrong, 422)
+
+
+def test_the_resource_of_the_readme_passes_the_linters(tmp_path: Any) -> None:
+    block = re.findall(r"```python\n# app/.*?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    file = tmp_path / "notes.py"
+    file.write_text(block)
+
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), str(file)], capture_output=True
+        )
+        assert done.returncode == 0, done.stdout
