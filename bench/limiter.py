@@ -38,7 +38,7 @@ Row = tuple[float, ...]
 
 def ours(redis: Redis, windows: int) -> Decide:
     limiter, tier = RedisLimiter(redis), Tier.from_spec("bench", {"windows": WINDOWS[:windows]})
-    return lambda identity: limiter.decide(identity, tier, Amounts())
+    return lambda identity: limiter.decide((identity,), tier, Amounts())
 
 
 def theirs(url: str, windows: int) -> Decide:

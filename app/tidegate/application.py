@@ -80,7 +80,8 @@ def create_app(settings: Settings) -> App:
     keys = KeySet(settings.token_keys_file)
     adapters = _open_adapters(settings)
     verifier = TokenVerifier(keys, issuer=settings.token_issuer, audience=settings.token_audience)
-    pseudonyms = Pseudonyms(read_secret(settings.identity_key_file))
+    other_key = [read_secret(Path(settings.other_identity_key_file))] if settings.other_identity_key_file else []
+    pseudonyms = Pseudonyms(read_secret(settings.identity_key_file), *other_key)
     # The way of a request, in order; each hands the next a typed value on `req.context`.
     router = Router()
     app = App(

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from tidegate.contract.errors import TidegateError
+from tidegate.identity import rotation
 from tidegate.local.keys import Grant, Keys
 from tidegate.local.layout import REGION_NAMES, Layout
 from tidegate.local.run import kill_region, start_region
@@ -90,6 +91,37 @@ def start(name: str, state: Path) -> None:
     """Start the API and the Redis of region NAME again."""
     start_region(_supervision(state), name)
     click.echo(f"{name} is starting; its edge sends traffic to it once it is ready.")
+
+
+@main.group(name="keys")
+def keys_group() -> None:
+    """Replace the identity key in a directory of key files, step by step (docs/rotation.md)."""
+
+
+@keys_group.command()
+@click.argument("directory", type=PATH)
+def begin(directory: Path) -> None:
+    """Lay a new key beside the one in use."""
+    rotation.begin(directory)
+    click.echo(
+        f"Wrote {directory / rotation.OTHER_KEY}. Restart every worker with TIDEGATE_OTHER_IDENTITY_KEY_FILE naming it, then: keys switch"
+    )
+
+
+@keys_group.command()
+@click.argument("directory", type=PATH)
+def switch(directory: Path) -> None:
+    """Exchange both keys, so that the new one is preferred."""
+    rotation.switch(directory)
+    click.echo("Exchanged. Restart every worker; when the longest window of any tier has passed since: keys finish")
+
+
+@keys_group.command()
+@click.argument("directory", type=PATH)
+def finish(directory: Path) -> None:
+    """Remove the old key."""
+    rotation.finish(directory)
+    click.echo("Removed. Restart every worker without TIDEGATE_OTHER_IDENTITY_KEY_FILE.")
 
 
 @main.command()

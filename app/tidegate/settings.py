@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         token_audience: The only accepted `aud` of access tokens.
         token_keys_file: JWKS of the issuer; read again when it changes.
         identity_key_file: Secret (>= 32 bytes) under which identities become pseudonyms; the same in all regions.
+        other_identity_key_file: While one identity key replaces the other: the file of the other one; empty: there is one key.
         idempotency_key_file: Secret (>= 32 bytes) under which idempotency keys are stored; the same in all regions.
         default_tier: Tier of a token that names an unknown one.
         tiers_file: Where the last good tiers are kept, so that a restart without Redis still knows them; empty: nowhere.
@@ -48,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_keys_file: Path
     identity_key_file: Path
     idempotency_key_file: Path
+    other_identity_key_file: str = ""
     default_tier: NotEmpty = "free"
     tiers_file: str = ""
     redis_timeout_seconds: Positive = 0.25

@@ -99,7 +99,7 @@ class TelemetryMiddleware:
             method=req.method,
             route=req.uri_template,
             status=resp.status_code,
-            tid=getattr(req.context, "tid", None),
+            tid=getattr(req.context, "tids", (None,))[0],
             tier=getattr(getattr(req.context, "tier", None), "name", None),
             milliseconds=round((time.perf_counter() - req.context.started) * 1000, 2),
         )

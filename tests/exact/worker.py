@@ -28,7 +28,7 @@ class WritingLimiter(RedisLimiter):
 
     def _settle(self, run: Run[Any], answer: Answer, asked_at: float) -> None:
         if answer.granted and not run.amounts.is_charge:
-            print(json.dumps([answer.at_microseconds, run.key, answer.granted, run.amounts.cost]), flush=True)
+            print(json.dumps([answer.at_microseconds, run.tids[0], answer.granted, run.amounts.cost]), flush=True)
         super()._settle(run, answer, asked_at)
 
 
@@ -54,7 +54,7 @@ async def ask(limiter: RedisLimiter, tiers: Sequence[Tier], scenario: str, until
         # Half-way the tier is edited: the limits change, and the periods of two windows.
         tier = tiers[time.time() > until - 1.5]
         try:
-            await limiter.decide(random.choice("ab"), tier, Amounts(cost=random.choice(COSTS)))
+            await limiter.decide((random.choice("ab"),), tier, Amounts(cost=random.choice(COSTS)))
         except LimitStoreUnavailableError:
             await asyncio.sleep(0.01)
         await pause(scenario)

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +214,28 @@ def test_the_resource_of_the_readme_passes_the_linters(tmp_path: Any) -> None:
             [sys.executable, "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), str(file)], capture_output=True
         )
         assert done.returncode == 0, done.stdout
+
+
+async def test_workers_that_prefer_different_identity_keys_count_as_one(
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, tmp_path: Path
+) -> None:
+    """VEC-3: in the middle of replacing the key, a customer's quota is still one."""
+    await redis.hset(keys.TIERS, "free", encode_tier(tier("free", 3)))
+    await redis.set(keys.REVISION, 1)
+    (tmp_path / "other.key").write_bytes(b"o" * 43)
+    names = ["TIDEGATE_IDENTITY_KEY_FILE", "TIDEGATE_OTHER_IDENTITY_KEY_FILE"]
+    files = [issuer.environment[names[0]], str(tmp_path / "other.key")]
+    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkeys("--appendonly", "yes").url}
+    apps = [
+        create_app(Settings.from_environment(issuer.environment | urls | dict(zip(names, order, strict=True))))
+        for order in (files, files[::-1])
+    ]
+    async with AsyncExitStack() as stack:
+        clients = []
+        for app in apps:
+            await stack.enter_async_context(lifespan(app))
+            clients.append(await stack.enter_async_context(httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")))
+
+        statuses = [(await clients[number % 2].get("/v1/credits", headers=bearer(issuer.mint("free")))).status_code for number in range(6)]
+
+    assert statuses == [200, 200, 200, 429, 429, 429]

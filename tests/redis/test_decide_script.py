@@ -14,7 +14,7 @@ from tidegate.limits.decision import Amounts
 from tidegate.limits.group_commit import Run
 from tidegate.limits.policy import policy_of
 from tidegate.limits.vector import LOG_FORM, Ask, Record, Shape, shapes_of
-from tidegate.limits.wire import answers, arguments
+from tidegate.limits.wire import answers, arguments, key_names
 
 KEY = "tg:1:usage:{0}:t"
 SCRIPT = resources.files("tidegate.limits").joinpath("decide.lua").read_text()
@@ -56,7 +56,7 @@ def clock(redis: Redis) -> int:
 
 
 def run_of(windows: tuple[Window, ...], amounts: Amounts, count: int) -> Run[object]:
-    return Run(KEY, policy_of(Tier("t", windows)), amounts, [object()] * count)
+    return Run(("t",), policy_of(Tier("t", windows)), amounts, [object()] * count)
 
 
 def asks_of(run: Run[object]) -> list[Ask]:
@@ -115,11 +115,11 @@ def test_a_broken_vector_fails_its_own_run_alone(valkey):
     """One identity's trouble is nobody else's."""
     windows = (Window("minute", 20, 60),)
     runs = [run_of(windows, Amounts(), 1) for _ in range(3)]
-    runs[0].key, runs[2].key = "tg:1:usage:{0}:a", "tg:1:usage:{0}:b"
+    runs[0].tids, runs[2].tids = ("a",), ("b",)
     with Redis(port=valkey.port) as redis:
         redis.hset(KEY, "field", "value")
 
-        found = list(answers(runs, redis.eval(SCRIPT, 3, *(run.key for run in runs), *arguments(runs))))
+        found = list(answers(runs, redis.eval(SCRIPT, 3, *key_names(runs), *arguments(runs))))
 
     assert [(answer.granted, answer.is_broken) for answer in found] == [(1, False), (0, True), (1, False)]
 

@@ -28,7 +28,7 @@ async def stored(redis: Redis) -> bytes | None:
 
 
 async def decide_many(limiter: RedisLimiter, held: Tier, times: int) -> list[Decision]:
-    return [await limiter.decide("t", held, ONE) for _ in range(times)]
+    return [await limiter.decide(("t",), held, ONE) for _ in range(times)]
 
 
 # --- decisions ---------------------------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ async def test_two_hundred_callers_at_once_get_exactly_the_limit(redis: Redis):
     """RL-11."""
     limiter, held = RedisLimiter(redis), tier(("hour", 50, "1h"))
 
-    decisions = await asyncio.gather(*(limiter.decide("t", held, ONE) for _ in range(200)))
+    decisions = await asyncio.gather(*(limiter.decide(("t",), held, ONE) for _ in range(200)))
 
     assert sum(decision.granted for decision in decisions) == 50
 
@@ -49,7 +49,7 @@ async def test_a_refusal_by_one_window_charges_none_and_writes_nothing(redis: Re
     await decide_many(limiter, held, 3)
     before, expiry = await stored(redis), await redis.pexpiretime(KEY)
 
-    decision = await limiter.decide("t", held, ONE)
+    decision = await limiter.decide(("t",), held, ONE)
 
     assert (decision.granted, decision.violated) == (False, ("hour",))
     assert [state.used for state in decision.windows] == [3, 3]
@@ -62,9 +62,9 @@ async def test_the_returned_wait_is_long_enough_and_no_longer(redis: Redis):
     limiter, held = RedisLimiter(redis), tier(("second", 3, "1s"))
     await decide_many(limiter, held, 3)
     started = time.monotonic()
-    first = await limiter.decide("t", held, ONE)
+    first = await limiter.decide(("t",), held, ONE)
 
-    while not (await limiter.decide("t", held, ONE)).granted:
+    while not (await limiter.decide(("t",), held, ONE)).granted:
         await asyncio.sleep(0.001)
 
     assert first.retry_after_seconds - 0.01 <= time.monotonic() - started <= first.retry_after_seconds + 0.1
@@ -74,7 +74,7 @@ async def test_every_unit_counts_its_own_amount(redis: Redis):
     limiter = RedisLimiter(redis)
     held = tier(("r", 10, "1m"), ("c", 10, "1m", "Cost"), ("in", 10, "1m", "RequestBytes"), ("out", 10, "1m", "ResponseBytes"))
 
-    decision = await limiter.decide("t", held, Amounts(cost=4, request_bytes=9))
+    decision = await limiter.decide(("t",), held, Amounts(cost=4, request_bytes=9))
 
     assert [state.used for state in decision.windows] == [1, 4, 9, 0]
 
@@ -82,21 +82,21 @@ async def test_every_unit_counts_its_own_amount(redis: Redis):
 async def test_a_response_may_pass_the_limit_and_the_next_request_pays(redis: Redis):
     """VEC-2."""
     limiter, held = RedisLimiter(redis), tier(("egress", 100, "1m", "ResponseBytes"))
-    granted = await limiter.decide("t", held, ONE)
+    granted = await limiter.decide(("t",), held, ONE)
 
-    charged = await limiter.charge("t", held, response_bytes=5_000)
-    refused = await limiter.decide("t", held, ONE)
+    charged = await limiter.charge(("t",), held, response_bytes=5_000)
+    refused = await limiter.decide(("t",), held, ONE)
 
     assert (granted.granted, charged.windows[0].used, refused.violated) == (True, 5_000, ("egress",))
 
 
 async def test_a_look_changes_nothing(redis: Redis):
     limiter, held = RedisLimiter(redis), tier(("minute", 3, "1m"))
-    unknown = await limiter.peek("t", held)
+    unknown = await limiter.peek(("t",), held)
     await decide_many(limiter, held, 2)
     before = await stored(redis)
 
-    decision = await limiter.peek("t", held)
+    decision = await limiter.peek(("t",), held)
 
     assert (unknown.windows[0].used, unknown.windows[0].reset_seconds) == (0, 0)
     assert decision.windows[0].used == 2
@@ -109,8 +109,8 @@ async def test_an_edited_tier_keeps_what_was_used(redis: Redis):
     limiter = RedisLimiter(redis)
     await decide_many(limiter, tier(("minute", 100, "1m"), ("hour", 100, "1h")), 5)
 
-    decision = await limiter.decide("t", tier(("day", 9, "24h"), ("hour", 5, "1h")), ONE)
-    restored = await limiter.decide("t", tier(("minute", 50, "1m"), ("hour", 50, "1h")), ONE)
+    decision = await limiter.decide(("t",), tier(("day", 9, "24h"), ("hour", 5, "1h")), ONE)
+    restored = await limiter.decide(("t",), tier(("minute", 50, "1m"), ("hour", 50, "1h")), ONE)
 
     assert decision.violated == ("hour",)
     assert [state.used for state in restored.windows] == [6, 6]
@@ -118,10 +118,10 @@ async def test_an_edited_tier_keeps_what_was_used(redis: Redis):
 
 async def test_identities_share_nothing(redis: Redis):
     limiter, held = RedisLimiter(redis), tier(("minute", 1, "1m"))
-    await limiter.decide("a", held, ONE)
+    await limiter.decide(("a",), held, ONE)
 
-    assert (await limiter.decide("b", held, ONE)).granted
-    assert not (await limiter.decide("a", held, ONE)).granted
+    assert (await limiter.decide(("b",), held, ONE)).granted
+    assert not (await limiter.decide(("a",), held, ONE)).granted
 
 
 async def test_a_vector_is_small_and_leaves_by_itself(redis: Redis):
@@ -129,7 +129,7 @@ async def test_a_vector_is_small_and_leaves_by_itself(redis: Redis):
     limiter, held = RedisLimiter(redis), tier(("second", 9, "1s"), ("minute", 99, "1m"), ("hour", 999, "1h"))
     tid = "x" * 22
 
-    await limiter.decide(tid, held, ONE)
+    await limiter.decide((tid,), held, ONE)
 
     assert await redis.memory_usage(keys.usage(tid)) <= 800
     assert 3_950_000 < await redis.pttl(keys.usage(tid)) <= 3_960_000
@@ -140,17 +140,17 @@ async def test_a_vector_is_small_and_leaves_by_itself(redis: Redis):
 
 async def test_a_flushed_script_cache_is_filled_again(redis: Redis):
     limiter, held = RedisLimiter(redis), tier(("minute", 9, "1m"))
-    await limiter.decide("t", held, ONE)
+    await limiter.decide(("t",), held, ONE)
     await redis.script_flush()
 
-    assert (await limiter.decide("t", held, ONE)).windows[0].used == 2
+    assert (await limiter.decide(("t",), held, ONE)).windows[0].used == 2
 
 
 async def test_a_value_of_another_type_is_a_typed_error(redis: Redis):
     await redis.hset(KEY, "field", "value")
 
     with pytest.raises(LimitStoreUnavailableError, match="holds something else"):
-        await RedisLimiter(redis).decide("t", tier(("minute", 9, "1m")), ONE)
+        await RedisLimiter(redis).decide(("t",), tier(("minute", 9, "1m")), ONE)
 
 
 async def test_a_vector_of_unknown_form_is_replaced_and_reported_once(redis: Redis):
@@ -158,14 +158,14 @@ async def test_a_vector_of_unknown_form_is_replaced_and_reported_once(redis: Red
     with capture_logs() as logs:
         for _ in range(2):
             await redis.set(KEY, b"\x07 not ours")
-            assert (await limiter.decide("t", held, ONE)).windows[0].used == 1
+            assert (await limiter.decide(("t",), held, ONE)).windows[0].used == 1
 
     assert [entry["event"] for entry in logs] == ["usage vector of unknown form ignored"]
 
 
 async def decides(limiter: RedisLimiter, held: Tier) -> bool:
     try:
-        return (await limiter.decide("t", held, ONE)).granted
+        return (await limiter.decide(("t",), held, ONE)).granted
     except LimitStoreUnavailableError:
         return False
 
@@ -178,17 +178,17 @@ async def test_a_dead_server_is_a_typed_error_in_time_and_a_restarted_one_decide
     held = tier(("minute", 9, "1m"))
     async with server.client(timeout=0.25) as redis:
         limiter = RedisLimiter(redis)
-        await limiter.decide("t", held, ONE)
+        await limiter.decide(("t",), held, ONE)
         server.kill()
         started = time.monotonic()
 
         with pytest.raises(LimitStoreUnavailableError):
-            await limiter.decide("t", held, ONE)
+            await limiter.decide(("t",), held, ONE)
 
         assert time.monotonic() - started < 1
         refused = time.monotonic()
         with pytest.raises(LimitStoreUnavailableError):
-            await limiter.decide("t", held, ONE)
+            await limiter.decide(("t",), held, ONE)
         assert time.monotonic() - refused < 0.01
         server.start()
         assert await eventually(lambda: decides(limiter, held), 1.0)
@@ -200,14 +200,14 @@ async def test_a_frozen_server_is_a_typed_error_in_time_for_every_caller(valkeys
     held = tier(("minute", 900, "1m"))
     async with server.client(timeout=0.25) as redis:
         limiter = RedisLimiter(redis)
-        await limiter.decide("t", held, ONE)
+        await limiter.decide(("t",), held, ONE)
         server.freeze()
         started = time.monotonic()
-        outcomes = await asyncio.gather(*(limiter.decide("t", held, ONE) for _ in range(200)), return_exceptions=True)
+        outcomes = await asyncio.gather(*(limiter.decide(("t",), held, ONE) for _ in range(200)), return_exceptions=True)
         elapsed = time.monotonic() - started
         server.thaw()
         await eventually(lambda: decides(limiter, held), 1.0)
-        used = (await limiter.peek("t", held)).windows[0].used
+        used = (await limiter.peek(("t",), held)).windows[0].used
 
     assert all(isinstance(outcome, LimitStoreUnavailableError) for outcome in outcomes)
     assert elapsed < 2
@@ -222,11 +222,11 @@ async def test_a_server_that_refuses_writes_is_a_typed_error(valkeys: Callable[.
     server = valkeys()
     async with server.client() as redis:
         limiter, held = RedisLimiter(redis), tier(("minute", 9, "1m"))
-        await limiter.decide("t", held, ONE)
+        await limiter.decide(("t",), held, ONE)
         await redis.config_set(setting, value)
 
         with pytest.raises(LimitStoreUnavailableError, match=code):
-            await limiter.decide("u", held, ONE)
+            await limiter.decide(("u",), held, ONE)
 
 
 async def test_the_error_names_no_key(valkeys: Callable[..., object]):
@@ -235,6 +235,43 @@ async def test_the_error_names_no_key(valkeys: Callable[..., object]):
         await redis.config_set("maxmemory", "1")
 
         with pytest.raises(LimitStoreUnavailableError) as caught:
-            await RedisLimiter(redis).decide("secret-tid", tier(("minute", 9, "1m")), ONE)
+            await RedisLimiter(redis).decide(("secret-tid",), tier(("minute", 9, "1m")), ONE)
 
     assert "secret-tid" not in str(caught.value)
+
+
+# --- two names of one identity -------------------------------------------------------------------------------------------
+
+
+async def test_a_vector_moves_to_the_new_name_on_first_touch_with_all_that_was_used(redis: Redis):
+    """VEC-3: a replaced key of pseudonyms refills nothing, not even in part; the expiry moves along."""
+    limiter, held = RedisLimiter(redis), tier(("minute", 100, "1m"), ("hour", 20, "1h"))
+    for _ in range(5):
+        await limiter.decide(("old",), held, ONE)
+    expiry = await redis.pexpiretime(keys.usage("old"))
+
+    decision = await limiter.decide(("new", "old"), held, ONE)
+
+    assert [state.used for state in decision.windows] == [6, 6]
+    assert not await redis.exists(keys.usage("old"))
+    assert await redis.pexpiretime(keys.usage("new")) >= expiry
+
+
+async def test_workers_that_prefer_different_names_count_together(redis: Redis):
+    """In the middle of a rollout some workers count under the one name and some under the other: one vector follows them."""
+    old, new, held = RedisLimiter(redis), RedisLimiter(redis), tier(("hour", 50, "1h"))
+
+    decisions = [
+        decision
+        for _ in range(40)
+        for decision in await asyncio.gather(old.decide(("old", "new"), held, ONE), new.decide(("new", "old"), held, ONE))
+    ]
+
+    assert sum(decision.granted for decision in decisions) == 50
+
+
+async def test_a_look_finds_a_vector_under_its_other_name(redis: Redis):
+    limiter, held = RedisLimiter(redis), tier(("minute", 100, "1m"))
+    await limiter.decide(("old",), held, ONE)
+
+    assert (await limiter.peek(("new", "old"), held)).windows[0].used == 1

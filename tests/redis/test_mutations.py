@@ -35,7 +35,7 @@ class FakeIdentity:
     async def process_resource(self, req, resp, resource, params):
         tenant, subject = (req.get_header("Caller") or "acme/ann").split("/")
         req.context.principal = Principal("iss", tenant, "web", subject, "free", frozenset(), 0)
-        req.context.tier, req.context.tid = TIER, "t" * 22
+        req.context.tier, req.context.tids = TIER, ("t" * 22,)
 
 
 def make_app(store, **routes) -> falcon.asgi.App:

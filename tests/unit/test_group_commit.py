@@ -43,7 +43,7 @@ class Gathering(RuleBasedStateMachine):
     @rule(target=waiters, key=st.sampled_from("abc"), policy=st.sampled_from(POLICIES), cost=st.integers(1, 2))
     def arrive(self, key: str, policy: object, cost: int) -> Waiter:
         waiter = Waiter()
-        self.commit.add(key, policy, Amounts(cost), waiter)
+        self.commit.add((key,), policy, Amounts(cost), waiter)
         self.expected.setdefault(key, []).append((waiter, policy, Amounts(cost)))
         return waiter
 
@@ -80,7 +80,7 @@ def by_key(batch: Sequence[Run[Waiter]]) -> dict[str, list[tuple[Waiter, object,
     found: dict[str, list[tuple[Waiter, object, Amounts]]] = {}
     for run in batch:
         assert run.callers, "an empty run costs Redis for nobody"
-        found.setdefault(run.key, []).extend((caller, run.policy, run.amounts) for caller in run.callers)
+        found.setdefault(run.tids[0], []).extend((caller, run.policy, run.amounts) for caller in run.callers)
     return found
 
 
@@ -91,10 +91,10 @@ TestGathering.settings = settings(max_examples=100, deadline=None)
 def test_equal_requests_that_follow_one_another_are_one_run():
     commit: GroupCommit[Waiter] = GroupCommit()
     for cost in (1, 1, 2, 1):
-        commit.add("a", POLICIES[0], Amounts(cost), Waiter())
-        commit.add("b", POLICIES[0], Amounts(1), Waiter())
+        commit.add(("a",), POLICIES[0], Amounts(cost), Waiter())
+        commit.add(("b",), POLICIES[0], Amounts(1), Waiter())
 
-    runs = [(run.key, run.amounts.cost, len(run.callers)) for run in commit.take()]
+    runs = [(run.tids[0], run.amounts.cost, len(run.callers)) for run in commit.take()]
 
     assert sorted(runs) == [("a", 1, 1), ("a", 1, 2), ("a", 2, 1), ("b", 1, 4)]
 
@@ -103,7 +103,7 @@ def test_charges_after_the_fact_add_up_and_are_due_though_nobody_waits():
     commit: GroupCommit[Waiter] = GroupCommit()
     for size in (100, 20, 3):
         waiter = Waiter()
-        commit.add("a", POLICIES[0], Amounts(response_bytes=size), waiter)
+        commit.add(("a",), POLICIES[0], Amounts(response_bytes=size), waiter)
         waiter.has_left = True
 
     (run,) = commit.take()
@@ -116,7 +116,7 @@ def test_a_batch_is_bounded_and_the_rest_follows(identities: int):
     """Redis must not be held for a millisecond."""
     commit: GroupCommit[Waiter] = GroupCommit()
     for number in range(identities):
-        commit.add(str(number), POLICIES[0], Amounts(), Waiter())
+        commit.add((str(number),), POLICIES[0], Amounts(), Waiter())
 
     sizes = [len(commit.take()) for _ in range(BATCHES_IN_FLIGHT)]
 

@@ -22,7 +22,7 @@ class FakeLimiter:
         self.asked: list[Amounts] = []
         self.charged: list[int] = []
 
-    async def decide(self, tid: str, tier: Tier, amounts: Amounts) -> Decision:
+    async def decide(self, tids: tuple[str, ...], tier: Tier, amounts: Amounts) -> Decision:
         if self.is_away:
             raise LimitStoreUnavailableError("away")
         self.asked.append(amounts)
@@ -30,7 +30,7 @@ class FakeLimiter:
         states = tuple(WindowState(window, min(len(self.asked), self.room), 0.5) for window in tier.windows)
         return Decision(granted, lambda: states, () if granted else ("minute",), 0.0 if granted else 6.0)
 
-    async def charge(self, tid: str, tier: Tier, *, response_bytes: int) -> Decision:
+    async def charge(self, tids: tuple[str, ...], tier: Tier, *, response_bytes: int) -> Decision:
         if self.is_away:
             raise LimitStoreUnavailableError("away")
         self.charged.append(response_bytes)
@@ -44,7 +44,7 @@ class Identified:
         self.tier, self.body = tier, body
 
     async def process_request(self, req: Request, resp: Response) -> None:
-        req.context.update({"tier": self.tier, "tid": "t", "request_id": "r", "body": self.body})
+        req.context.update({"tier": self.tier, "tids": ("t",), "request_id": "r", "body": self.body})
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: Mapping[str, str]) -> None:
         resp.complete = req.get_header("X-Replayed") is not None
@@ -192,8 +192,8 @@ async def test_a_finished_answer_is_sent_even_if_its_bytes_cannot_be_charged():
     limiter = FakeLimiter()
     decide = limiter.decide
 
-    async def decide_and_leave(tid: str, tier: Tier, amounts: Amounts) -> Decision:
-        decision = await decide(tid, tier, amounts)
+    async def decide_and_leave(tids: tuple[str, ...], tier: Tier, amounts: Amounts) -> Decision:
+        decision = await decide(tids, tier, amounts)
         limiter.is_away = True
         return decision
 

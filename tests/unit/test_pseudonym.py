@@ -32,16 +32,19 @@ def test_a_pseudonym_is_the_same_in_every_process() -> None:
     partition = principal("https://issuer.example", "acme", "client-1").partition(PartitionBy.TOKEN)
 
     assert partition == "22:https://issuer.example|4:acme|8:client-1"
-    assert Pseudonyms(b"k" * 32).tid(partition) == "pGldW9hNSGz6Wmv6UwT7mQ"
+    assert Pseudonyms(b"k" * 32).tids(partition) == ("pGldW9hNSGz6Wmv6UwT7mQ",)
 
 
 def test_another_key_gives_another_pseudonym() -> None:
-    assert Pseudonyms(b"k" * 32).tid("p") != Pseudonyms(b"l" * 32).tid("p")
+    one, other, both = Pseudonyms(b"k" * 32), Pseudonyms(b"l" * 32), Pseudonyms(b"k" * 32, b"l" * 32)
+
+    assert one.tids("p") != other.tids("p")
+    assert both.tids("p") == one.tids("p") + other.tids("p")
 
 
 @given(partition=st.text(st.characters(exclude_categories=["Cs"]), min_size=4))
 def test_a_pseudonym_is_22_characters_that_do_not_hold_the_partition(partition: str) -> None:
-    tid = Pseudonyms(b"k" * 32).tid(partition)
+    (tid,) = Pseudonyms(b"k" * 32).tids(partition)
 
     assert len(tid) == 22
     assert set(tid) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")

@@ -303,7 +303,7 @@ def test_all_tokens_with_the_same_identity_share_one_pseudonym(verifier: TokenVe
     texts |= {token(CLAIMS | {"jti": "j-2", "exp": int(NOW) + 10}), token(dict(reversed(CLAIMS.items())), algorithm="RS256")}
     pseudonyms = Pseudonyms(b"k" * 32)
 
-    tids = {pseudonyms.tid(verifier.verify(text, NOW).partition(PartitionBy.TOKEN)) for text in texts}
+    tids = {pseudonyms.tids(verifier.verify(text, NOW).partition(PartitionBy.TOKEN)) for text in texts}
 
     assert len(texts) == 5
     assert len(tids) == 1
@@ -360,7 +360,7 @@ class Echo:
     """Answers with the identity that the middleware found."""
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        resp.media = [req.context.principal.tenant, req.context.tier.name, req.context.tid]
+        resp.media = [req.context.principal.tenant, req.context.tier.name, req.context.tids]
 
 
 class Probe:

@@ -15,7 +15,7 @@ TIER = Tier.from_spec(
 
 
 class FakeLimiter:
-    async def peek(self, tid: str, tier: Tier) -> Decision:
+    async def peek(self, tids: tuple[str, ...], tier: Tier) -> Decision:
         states = (WindowState(tier.windows[0], 3, 0.25), WindowState(tier.windows[1], 7, 12.3456))
         return Decision(True, lambda: states)
 
@@ -23,7 +23,7 @@ class FakeLimiter:
 async def test_every_window_is_shown_and_what_remains_is_never_negative():
     """Response bytes are charged afterwards, so `used` may pass the limit (VEC-2)."""
     resp = Response()
-    req = SimpleNamespace(context=SimpleNamespace(tier=TIER, tid="t"))
+    req = SimpleNamespace(context=SimpleNamespace(tier=TIER, tids=("t",)))
 
     await Usage(FakeLimiter()).on_get(req, resp)
 

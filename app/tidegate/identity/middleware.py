@@ -19,7 +19,7 @@ class Tiers(Protocol):
 
 
 class IdentityMiddleware:
-    """Puts `principal`, `tier` and `tid` on `req.context` of every resource that is not `public`."""
+    """Puts `principal`, `tier` and `tids` on `req.context` of every resource that is not `public`."""
 
     def __init__(self, verifier: TokenVerifier, pseudonyms: Pseudonyms, tiers: Tiers) -> None:
         self._verifier = verifier
@@ -39,7 +39,7 @@ class IdentityMiddleware:
         tier = self._tiers.tier(principal.tier)
         req.context.principal = principal
         req.context.tier = tier
-        req.context.tid = self._pseudonyms.tid(principal.partition(tier.partition_by))
+        req.context.tids = self._pseudonyms.tids(principal.partition(tier.partition_by))
 
 
 def bearer_token(field: str | None) -> str:

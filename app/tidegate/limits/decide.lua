@@ -3,6 +3,7 @@
 -- The model of one run is vector.py.
 --
 -- KEYS[r]       usage vector of the identity of run r
+-- KEYS[n + r]   while identities have two names: the other one; a vector found under it is moved (n is the number of runs)
 -- ARGV[1..#-1]  policies: the head that a vector of this tier has (below), then a limit f64 per window
 -- ARGV[#]       30 bytes per run: policy u16 (1 is the first), requests u32 (0: charge response bytes, whatever the limits),
 --               cost f64, request bytes f64, response bytes f64 of each request
@@ -292,8 +293,12 @@ local function turn(policy, w, state, vector, past_at) -- the past of a window w
   return after
 end
 
-local function decide(key, policy, asked)
+local function decide(key, other, policy, asked)
   local vector = redis.pcall('GET', key)
+  if not vector and other and redis.call('EXISTS', other) == 1 then
+    redis.call('RENAME', other, key) -- with its expiry
+    vector = redis.pcall('GET', key)
+  end
   if type(vector) == 'table' then return pack('<I4B', 0, 8) end -- not a string: this run alone fails
   if not vector or policy.has_log or #vector ~= policy.size or sub(vector, 1, policy.at - 1) ~= policy.head then
     return decide_slowly(key, policy, asked, vector)
@@ -318,11 +323,12 @@ local function decide(key, policy, asked)
 end
 
 local policies, replies, runs = {}, {pack('<d', now)}, ARGV[#ARGV]
+local n = #runs / 30
 for i = 1, #ARGV - 1 do policies[i] = read_policy(ARGV[i]) end
-for r = 1, #KEYS do
+for r = 1, n do
   local at = 30 * (r - 1)
   local policy, run = policies[byte(runs, at + 1) + 256 * byte(runs, at + 2)], sub(runs, at + 3, at + 30)
   if not policy.asked or policy.asked.run ~= run then policy.asked = read_run(policy, run) end
-  replies[r + 1] = decide(KEYS[r], policy, policy.asked)
+  replies[r + 1] = decide(KEYS[r], KEYS[n + r], policy, policy.asked)
 end
 return table.concat(replies)

@@ -32,13 +32,13 @@ class Run(Generic[C]):
     """Equal requests of one identity, in the order in which they came.
 
     Args:
-        key: Of the identity's vector.
+        tids: Pseudonyms of the identity: the one to be counted under, and any other that its vector may still be under.
         policy: Of its tier.
         amounts: What each request weighs.
         callers: One for each request.
     """
 
-    key: str
+    tids: tuple[str, ...]
     policy: Policy
     amounts: Amounts
     callers: list[C] = field(default_factory=list)
@@ -68,11 +68,11 @@ class GroupCommit(Generic[C]):
         self._newest: dict[str, Run[C]] = {}
         self._in_flight = 0
 
-    def add(self, key: str, policy: Policy, amounts: Amounts, caller: C) -> None:
+    def add(self, tids: tuple[str, ...], policy: Policy, amounts: Amounts, caller: C) -> None:
         """Have a request wait for the next batch."""
-        run = self._newest.get(key)
+        run = self._newest.get(tids[0])
         if run is None or not run.joined_by(policy, amounts):
-            run = self._newest[key] = Run(key, policy, amounts)
+            run = self._newest[tids[0]] = Run(tids, policy, amounts)
             self._waiting.append(run)
         run.callers.append(caller)
 
@@ -82,8 +82,8 @@ class GroupCommit(Generic[C]):
         windows = 0
         while self._waiting and self._in_flight < BATCHES_IN_FLIGHT and windows < WINDOWS_A_BATCH:
             run = self._waiting.popleft()
-            if self._newest.get(run.key) is run:
-                del self._newest[run.key]
+            if self._newest.get(run.tids[0]) is run:
+                del self._newest[run.tids[0]]
             if run.drop_cancelled():
                 batch.append(run)
                 windows += len(run.policy.windows)

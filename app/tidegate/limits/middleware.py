@@ -17,10 +17,10 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 class Limiter(Protocol):
     """The part of `RedisLimiter` that requests need; both methods may raise `LimitStoreUnavailableError`."""
 
-    async def decide(self, tid: str, tier: Tier, amounts: Amounts) -> Decision:
+    async def decide(self, tids: tuple[str, ...], tier: Tier, amounts: Amounts) -> Decision:
         """Charge every window or none."""
 
-    async def charge(self, tid: str, tier: Tier, *, response_bytes: int) -> Decision:
+    async def charge(self, tids: tuple[str, ...], tier: Tier, *, response_bytes: int) -> Decision:
         """Charge a response afterwards."""
 
 
@@ -52,7 +52,7 @@ class LimitsMiddleware:
             return
         if req.context.tier.enforcement is Enforcement.ENFORCE:
             raise QuotaExceededError(decision)
-        log.info("shadow refusal", request_id=req.context.request_id, tid=req.context.tid, violated=decision.violated)
+        log.info("shadow refusal", request_id=req.context.request_id, tid=req.context.tids[0], violated=decision.violated)
 
     async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
         """Charge the response's bytes where a window counts them, and set the RateLimit fields of a request that passed."""
@@ -79,22 +79,22 @@ class LimitsMiddleware:
         if (exceeded := policy.exceeded_by(amounts)) and tier.enforcement is Enforcement.ENFORCE:
             raise NeverFitsError(exceeded)
         try:
-            decision = await self._limiter.decide(req.context.tid, tier, amounts)
+            decision = await self._limiter.decide(req.context.tids, tier, amounts)
         except LimitStoreUnavailableError as ex:
             self._note_store(lost=True, reason=str(ex))
             if tier.on_store_loss is OnStoreLoss.CLOSED:
                 raise
             req.context.store_loss = tier.on_store_loss
-            return None if tier.on_store_loss is OnStoreLoss.OPEN else self._local.decide(req.context.tid, tier, amounts)
+            return None if tier.on_store_loss is OnStoreLoss.OPEN else self._local.decide(req.context.tids[0], tier, amounts)
         self._note_store(lost=False)
         return decision
 
     async def _charge(self, req: Request, resp: Response) -> Decision | None:
-        tid, tier, response_bytes = req.context.tid, req.context.tier, await _response_bytes(req, resp)
+        tids, tier, response_bytes = req.context.tids, req.context.tier, await _response_bytes(req, resp)
         try:
             if getattr(req.context, "store_loss", None) is OnStoreLoss.LOCAL:
-                return self._local.decide(tid, tier, Amounts(response_bytes=response_bytes))
-            return await self._limiter.charge(tid, tier, response_bytes=response_bytes)
+                return self._local.decide(tids[0], tier, Amounts(response_bytes=response_bytes))
+            return await self._limiter.charge(tids, tier, response_bytes=response_bytes)
         except LimitStoreUnavailableError as ex:
             # The work is done and its answer is owed; the bytes go uncounted.
             self._note_store(lost=True, reason=str(ex))

@@ -9,7 +9,6 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from tidegate.contract import keys
 from tidegate.contract.tier import Tier
 from tidegate.limits.circuit import Circuit
 from tidegate.limits.decision import Amounts, Decision
@@ -17,18 +16,20 @@ from tidegate.limits.denial_memory import DenialMemory
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.group_commit import GroupCommit, Run
 from tidegate.limits.policy import Policy, policy_of
-from tidegate.limits.wire import Answer, answers, arguments
+from tidegate.limits.wire import Answer, answers, arguments, key_names
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 LOOK = Amounts(response_bytes=0)
 
 Caller = asyncio.Future[Decision]
+Tids = tuple[str, ...]
 
 
 class RedisLimiter:
     """Decides on usage vectors in `redis`, a client with explicit timeouts and no retries (a repeated script charges twice, W11).
 
+    `tids` is the identity's pseudonym and, while the key of pseudonyms is replaced, the one under the other key, where its vector may be.
     Every method raises `LimitStoreUnavailableError` when Redis does not answer in time or refuses.
     """
 
@@ -41,25 +42,25 @@ class RedisLimiter:
         self._batches: set[asyncio.Task[None]] = set()
         self._has_seen_unknown = False
 
-    async def decide(self, tid: str, tier: Tier, amounts: Amounts) -> Decision:
+    async def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Decision:
         """Charge `amounts` to every window of `tier` if all have room, else to none."""
-        key, policy = keys.usage(tid), policy_of(tier)
-        return self._denials.recall(key, policy, amounts, time.monotonic()) or await self._submit(key, policy, amounts)
+        policy = policy_of(tier)
+        return self._denials.recall(tids[0], policy, amounts, time.monotonic()) or await self._submit(tids, policy, amounts)
 
-    async def charge(self, tid: str, tier: Tier, *, response_bytes: int) -> Decision:
+    async def charge(self, tids: Tids, tier: Tier, *, response_bytes: int) -> Decision:
         """Charge a response that was already granted; the windows may pass their limits, and the next request pays."""
-        return await self._submit(keys.usage(tid), policy_of(tier), Amounts(response_bytes=response_bytes))
+        return await self._submit(tids, policy_of(tier), Amounts(response_bytes=response_bytes))
 
-    async def peek(self, tid: str, tier: Tier) -> Decision:
+    async def peek(self, tids: Tids, tier: Tier) -> Decision:
         """The state of every window, without a charge."""
-        return await self._submit(keys.usage(tid), policy_of(tier), LOOK)
+        return await self._submit(tids, policy_of(tier), LOOK)
 
-    def _submit(self, key: str, policy: Policy, amounts: Amounts) -> Caller:
+    def _submit(self, tids: Tids, policy: Policy, amounts: Amounts) -> Caller:
         if not self._circuit.allows(time.monotonic()):
             raise LimitStoreUnavailableError("the region's Redis is lost")
         loop = asyncio.get_running_loop()
         caller: Caller = loop.create_future()
-        self._commit.add(key, policy, amounts, caller)
+        self._commit.add(tids, policy, amounts, caller)
         if not self._is_flush_due:
             self._is_flush_due = True
             loop.call_soon(self._flush)
@@ -76,7 +77,7 @@ class RedisLimiter:
         asked_at = time.monotonic()
         reason = "the decision was given up"
         try:
-            reply = await self._script(keys=[run.key for run in batch], args=arguments(batch))
+            reply = await self._script(keys=key_names(batch), args=arguments(batch))
             self._circuit.close()
             for run, answer in zip(batch, answers(batch, reply), strict=True):
                 self._settle(run, answer, asked_at)
@@ -101,7 +102,7 @@ class RedisLimiter:
             _answer(caller, granted)
         if answer.granted < len(run.callers):
             refused = _refusal(run.policy, answer)
-            self._denials.remember(run.key, run.policy, run.amounts, refused, asked_at=asked_at)
+            self._denials.remember(run.tids[0], run.policy, run.amounts, refused, asked_at=asked_at)
             for caller in run.callers[answer.granted :]:
                 _answer(caller, refused)
 

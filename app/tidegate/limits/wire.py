@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from tidegate.contract import keys
 from tidegate.limits.decision import Windows, WindowState
 from tidegate.limits.group_commit import Run
 from tidegate.limits.policy import Policy
@@ -36,6 +37,11 @@ class Answer(NamedTuple):
     at_microseconds: float = 0.0
     is_unknown: bool = False
     is_broken: bool = False
+
+
+def key_names(batch: Sequence[Run[Any]]) -> list[str]:
+    """The script's keys: the first of every run, then the second of every run, if there are any."""
+    return [keys.usage(name) for names in zip(*(run.tids for run in batch), strict=True) for name in names]
 
 
 def arguments(batch: Sequence[Run[Any]]) -> list[bytes]:

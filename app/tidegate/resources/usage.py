@@ -11,7 +11,7 @@ from tidegate.limits.decision import Decision, WindowState
 class Limiter(Protocol):
     """The part of the limiter that only looks."""
 
-    async def peek(self, tid: str, tier: Tier) -> Decision:
+    async def peek(self, tids: tuple[str, ...], tier: Tier) -> Decision:
         """The state of every window, without a charge."""
 
 
@@ -26,7 +26,7 @@ class Usage:
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer every window of the caller's tier."""
         tier = req.context.tier
-        decision = await self._limiter.peek(req.context.tid, tier)
+        decision = await self._limiter.peek(req.context.tids, tier)
         resp.media = {"tier": tier.name, "windows": [_window(state) for state in decision.windows]}
         resp.cache_control = ("private", "no-store")
 
