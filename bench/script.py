@@ -40,7 +40,7 @@ def decide(redis: Redis, windows: int) -> Callable[[int], object]:
     def batch(number: int) -> object:
         first = number * BATCH
         names = [keys.usage(f"{windows:02}{(first + n) % IDENTITIES:020}") for n in range(BATCH)]
-        runs: list[Run[Any]] = [Run((name,), policy, Amounts(1, 100), [None]) for name in names]
+        runs: list[Run[Any]] = [Run((name,), policy, Amounts(1, 100), callers=[None]) for name in names]
         return redis.evalsha(sha, BATCH, *names, *arguments(runs))
 
     return batch

@@ -56,7 +56,7 @@ def clock(redis: Redis) -> int:
 
 
 def run_of(windows: tuple[Window, ...], amounts: Amounts, count: int) -> Run[object]:
-    return Run(("t",), policy_of(Tier("t", windows)), amounts, [object()] * count)
+    return Run(("t",), policy_of(Tier("t", windows)), amounts, callers=[object()] * count)
 
 
 def asks_of(run: Run[object]) -> list[Ask]:

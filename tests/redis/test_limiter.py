@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from redis.asyncio import Redis
@@ -11,7 +13,9 @@ from structlog.testing import capture_logs
 from tidegate.contract import keys
 from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts, Decision
-from tidegate.limits.errors import LimitStoreUnavailableError
+from tidegate.limits.errors import LimitStoreUnavailableError, QuotaExceededError
+from tidegate.limits.local import LocalLimiter
+from tidegate.limits.middleware import LimitsMiddleware
 from tidegate.limits.redis import RedisLimiter
 
 KEY = keys.usage("t")
@@ -238,6 +242,99 @@ async def test_the_error_names_no_key(valkeys: Callable[..., object]):
             await RedisLimiter(redis).decide(("secret-tid",), tier(("minute", 9, "1m")), ONE)
 
     assert "secret-tid" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["killed", "full"])
+async def test_a_remembered_refusal_does_not_make_a_lost_redis_look_alive(valkeys: Callable[..., object], loss: str):
+    """One customer who hammers must not give all others a fresh local share with every refusal; and one line is logged a change."""
+    server, held = valkeys(), tier(("hour", 10, "1h"))
+    request = lambda tid: SimpleNamespace(  # noqa: E731
+        method="GET", uri_template="/", context=SimpleNamespace(tids=(tid,), tier=held, body=b"", request_id="r")
+    )
+    async with server.client(timeout=0.25) as redis:
+        step = LimitsMiddleware(RedisLimiter(redis, deadline_seconds=0.25), LocalLimiter(lambda: 1))
+
+        async def passes(tid: str) -> bool:
+            with suppress(QuotaExceededError):
+                await step.process_resource(request(tid), SimpleNamespace(complete=False), object(), {})
+                return True
+            return False
+
+        for _ in range(10):
+            assert await passes("a")
+        assert not await passes("a")
+        with capture_logs() as logs:
+            if loss == "killed":
+                server.kill()
+            else:
+                await redis.config_set("maxmemory", "1")
+            until, granted = time.monotonic() + 1.5, 0
+            while time.monotonic() < until:
+                await passes("a")
+                granted += await passes("b")
+                await asyncio.sleep(0)
+
+    assert granted <= 10
+    assert [entry["event"] for entry in logs] == ["limits are not decided"]
+
+
+async def test_whoever_waits_behind_a_frozen_server_is_failed_within_the_deadline(valkeys: Callable[..., object]):
+    """Not one batch after the other: many identities would wait for many deadlines."""
+    server, held = valkeys(), tier(*((f"w{n}", 100, f"{n}h") for n in range(1, 9)))
+    async with server.client(timeout=2) as redis:
+        limiter = RedisLimiter(redis, deadline_seconds=0.1)
+        await limiter.decide(("t",), held, ONE)
+        server.freeze()
+        started = time.monotonic()
+        outcomes = await asyncio.gather(*(limiter.decide((str(n),), held, ONE) for n in range(2_000)), return_exceptions=True)
+        elapsed = time.monotonic() - started
+        server.thaw()
+        await limiter.aclose()
+
+    assert all(isinstance(outcome, LimitStoreUnavailableError) for outcome in outcomes)
+    assert elapsed < 0.5
+
+
+async def test_a_grant_goes_to_the_next_who_still_waits(redis: Redis):
+    """A caller that left in flight must not take the last unit along."""
+    limiter, held = RedisLimiter(redis), tier(("hour", 1, "1h"))
+    left, stayed = (asyncio.ensure_future(limiter.decide(("t",), held, ONE)) for _ in range(2))
+    while not limiter._flights:
+        await asyncio.sleep(0)
+    left.cancel()
+
+    assert (await stayed).granted
+
+
+async def test_a_reply_that_cannot_be_read_fails_its_callers_and_is_logged(redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    limiter = RedisLimiter(redis)
+
+    async def garbled(**_: object) -> bytes:
+        return b"short"
+
+    monkeypatch.setattr(limiter, "_script", garbled)
+    with capture_logs() as logs, pytest.raises(LimitStoreUnavailableError, match="cannot be read"):
+        await limiter.decide(("t",), tier(("hour", 1, "1h")), ONE)
+
+    assert [entry["event"] for entry in logs] == ["the script's reply cannot be read", "limits are not decided"]
+
+
+async def test_a_stop_fails_whoever_waits_and_leaves_no_task(valkeys: Callable[..., object]):
+    server, held = valkeys(), tier(("hour", 9, "1h"))
+    async with server.client(timeout=5) as redis:
+        limiter = RedisLimiter(redis, deadline_seconds=5)
+        await limiter.decide(("t",), held, ONE)
+        server.freeze()
+        waiting = [asyncio.ensure_future(limiter.decide((str(n),), held, ONE)) for n in range(3)]
+        while not limiter._flights:
+            await asyncio.sleep(0)
+
+        await limiter.aclose()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        server.thaw()
+
+    assert all(isinstance(outcome, LimitStoreUnavailableError) for outcome in outcomes)
+    assert not limiter._flights
 
 
 # --- two names of one identity -------------------------------------------------------------------------------------------

@@ -150,14 +150,26 @@ async def test_a_share_of_less_than_one_is_refused_as_our_lack_of_capacity():
     assert response.status_code == 503
 
 
-async def test_once_redis_is_back_it_decides_and_the_local_count_is_forgotten():
+async def test_a_redis_that_goes_and_comes_gives_nobody_a_fresh_share():
+    """Each return would otherwise be worth another share of the limit."""
     limiter = FakeLimiter(room=100)
     async with conductor(limiter, workers=50) as client:
         statuses = []
         for limiter.is_away in (True, True, False, True, True):
             statuses.append((await client.get("/thing")).status_code)
 
-    assert statuses == [200, 429, 200, 200, 429]
+    assert statuses == [200, 429, 200, 429, 429]
+
+
+@pytest.mark.parametrize(("workers", "body"), [(0, b""), (4, b"x" * 13)])
+async def test_an_unknown_share_or_one_below_the_request_is_our_lack_of_capacity(workers: int, body: bytes):
+    """RL-5: the client has spent nothing, so it is 503; a worker that never saw its region takes no whole limit."""
+    limiter = FakeLimiter()
+    limiter.is_away = True
+    async with conductor(limiter, workers=workers, body=body, unit="RequestBytes") as client:
+        response = await client.get("/thing")
+
+    assert response.status_code == 503
 
 
 async def test_response_bytes_are_counted_locally_too():

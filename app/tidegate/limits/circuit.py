@@ -10,11 +10,6 @@ class Circuit:
     def __init__(self) -> None:
         self._retry_at: float | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the last batch failed."""
-        return self._retry_at is not None
-
     def allows(self, now: float) -> bool:
         """Whether to ask; while open, true for the first who asks after each pause."""
         if self._retry_at is None:

@@ -12,7 +12,7 @@ from tidegate.limits.policy import Policy
 LONGEST_SECONDS = 1.0
 """Who deletes a vector by hand, to let a customer in again, waits no longer than this for it to show."""
 CAPACITY = 16_384
-"""Identities; some 8 MB. More that are refused at a time ask Redis."""
+"""Identities, each some 600 bytes with three windows: 10 MB. More that are refused at a time ask Redis."""
 
 
 @dataclass(frozen=True, slots=True)

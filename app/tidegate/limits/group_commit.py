@@ -35,12 +35,14 @@ class Run(Generic[C]):
         tids: Pseudonyms of the identity: the one to be counted under, and any other that its vector may still be under.
         policy: Of its tier.
         amounts: What each request weighs.
+        since: When the first of them came.
         callers: One for each request.
     """
 
     tids: tuple[str, ...]
     policy: Policy
     amounts: Amounts
+    since: float = 0.0
     callers: list[C] = field(default_factory=list)
 
     def joined_by(self, policy: Policy, amounts: Amounts) -> bool:
@@ -68,11 +70,11 @@ class GroupCommit(Generic[C]):
         self._newest: dict[str, Run[C]] = {}
         self._in_flight = 0
 
-    def add(self, tids: tuple[str, ...], policy: Policy, amounts: Amounts, caller: C) -> None:
-        """Have a request wait for the next batch."""
+    def add(self, tids: tuple[str, ...], policy: Policy, amounts: Amounts, caller: C, *, now: float = 0.0) -> None:
+        """Have a request wait for the next batch, from `now` (monotonic seconds)."""
         run = self._newest.get(tids[0])
         if run is None or not run.joined_by(policy, amounts):
-            run = self._newest[tids[0]] = Run(tids, policy, amounts)
+            run = self._newest[tids[0]] = Run(tids, policy, amounts, now)
             self._waiting.append(run)
         run.callers.append(caller)
 
@@ -81,14 +83,32 @@ class GroupCommit(Generic[C]):
         batch: list[Run[C]] = []
         windows = 0
         while self._waiting and self._in_flight < BATCHES_IN_FLIGHT and windows < WINDOWS_A_BATCH:
-            run = self._waiting.popleft()
-            if self._newest.get(run.tids[0]) is run:
-                del self._newest[run.tids[0]]
+            run = self._pop()
             if run.drop_cancelled():
                 batch.append(run)
                 windows += len(run.policy.windows)
         self._in_flight += bool(batch)
         return batch
+
+    def drain(self) -> list[Run[C]]:
+        """Everybody who waits, and then nobody does."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self._newest.clear()
+        return waiting
+
+    def drain_older(self, before: float) -> list[Run[C]]:
+        """Whoever has waited since before that moment."""
+        overdue: list[Run[C]] = []
+        while self._waiting and self._waiting[0].since < before:
+            overdue.append(self._pop())
+        return overdue
+
+    def _pop(self) -> Run[C]:
+        run = self._waiting.popleft()
+        if self._newest.get(run.tids[0]) is run:
+            del self._newest[run.tids[0]]
+        return run
 
     def landed(self) -> None:
         """A batch was answered, or failed."""

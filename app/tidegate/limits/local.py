@@ -1,7 +1,8 @@
 """Limits without Redis, each worker for its share; used by `middleware.py` for tiers whose `onStoreLoss` is Local, while Redis is lost.
 
-The rules are those of the vector, in this worker's memory. Since the shares of a region's workers sum to the limit, the region admits no
-more than the limit during the loss; what Redis had counted before is not known here, and what is counted here Redis will not know.
+The rules are those of the vector, in this worker's memory. The shares of a region's workers sum to the limit, so in any trailing window the
+region admits this way no more than the limit, however often Redis goes and comes. That is beside what Redis admitted in the same window:
+neither knows of the other's. So nothing is forgotten when Redis is back; what was counted here leaves with its own windows.
 """
 
 import time
@@ -14,41 +15,49 @@ from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.vector import Ask, Outcome, shapes_of
 
 CAPACITY = 50_000
-"""Identities; some 15 MB. Others are refused: forgetting one would refill it."""
+"""Identities. Others are refused while no counted one has left: forgetting it sooner would refill it."""
 
 
 class LocalLimiter:
     """Decides on its own share of every limit.
 
     Args:
-        workers: How many workers of the region there were when it was last known; this one included.
+        workers: How many workers the region had when it last answered, this one included; 0 if it never did.
         clock: Microseconds since the epoch.
     """
 
     def __init__(self, workers: Callable[[], int], *, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
         self._workers = workers
         self._clock = clock
-        self._vectors: dict[str, bytes] = {}
+        self._vectors: dict[str, tuple[bytes, int]] = {}
+        """Vector, and the instant from which none of it counts."""
 
     def decide(self, tid: str, tier: Tier, amounts: Amounts) -> Decision:
         """Charge `amounts` to every window of `tier` if all have room in this worker's share, else to none; a response always.
 
         Raises:
-            LimitStoreUnavailableError: The share of a limit is less than one unit, or there are too many identities.
+            LimitStoreUnavailableError: The share of a limit is unknown or less than this request, or there are too many identities: we
+                lack capacity, and the client has spent nothing of its quota (RL-5).
         """
-        asks = _shares(tier, amounts, max(1, self._workers()))
-        if any(ask.limit == 0 for ask in asks):
-            raise LimitStoreUnavailableError("this worker's share of a limit is less than one")
-        if len(self._vectors) >= CAPACITY and tid not in self._vectors:
-            raise LimitStoreUnavailableError("no room to count another identity in this worker")
-        outcome = vector.decide(self._vectors.get(tid), asks, self._clock(), count=0 if amounts.is_charge else 1)
+        workers, now = self._workers(), self._clock()
+        if workers < 1:
+            raise LimitStoreUnavailableError("this worker never learned how many share the limits")
+        asks = _shares(tier, amounts, workers)
+        if any(ask.limit < max(1, ask.check) for ask in asks):
+            raise LimitStoreUnavailableError("this worker's share of a limit is less than one such request")
+        self._make_room(tid, now)
+        held, _ = self._vectors.get(tid, (None, 0))
+        outcome = vector.decide(held, asks, now, count=0 if amounts.is_charge else 1)
         if outcome.vector:
-            self._vectors[tid] = outcome.vector
+            self._vectors[tid] = outcome.vector, now + outcome.expiry_milliseconds * 1000
         return _decision(tier, asks, outcome, is_granted=amounts.is_charge or outcome.granted == 1)
 
-    def forget(self) -> None:
-        """Redis counts again."""
-        self._vectors.clear()
+    def _make_room(self, tid: str, now: int) -> None:
+        if len(self._vectors) < CAPACITY or tid in self._vectors:
+            return
+        self._vectors = {known: entry for known, entry in self._vectors.items() if entry[1] > now}
+        if len(self._vectors) >= CAPACITY:
+            raise LimitStoreUnavailableError("no room to count another identity in this worker")
 
 
 def _shares(tier: Tier, amounts: Amounts, workers: int) -> list[Ask]:

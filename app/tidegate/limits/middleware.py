@@ -34,7 +34,6 @@ class LimitsMiddleware:
     def __init__(self, limiter: Limiter, local: LocalLimiter) -> None:
         self._limiter = limiter
         self._local = local
-        self._is_store_lost = False
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
         """Charge the request.
@@ -79,15 +78,12 @@ class LimitsMiddleware:
         if (exceeded := policy.exceeded_by(amounts)) and tier.enforcement is Enforcement.ENFORCE:
             raise NeverFitsError(exceeded)
         try:
-            decision = await self._limiter.decide(req.context.tids, tier, amounts)
-        except LimitStoreUnavailableError as ex:
-            self._note_store(lost=True, reason=str(ex))
+            return await self._limiter.decide(req.context.tids, tier, amounts)
+        except LimitStoreUnavailableError:
             if tier.on_store_loss is OnStoreLoss.CLOSED:
                 raise
             req.context.store_loss = tier.on_store_loss
             return None if tier.on_store_loss is OnStoreLoss.OPEN else self._local.decide(req.context.tids[0], tier, amounts)
-        self._note_store(lost=False)
-        return decision
 
     async def _charge(self, req: Request, resp: Response) -> Decision | None:
         tids, tier, response_bytes = req.context.tids, req.context.tier, await _response_bytes(req, resp)
@@ -95,17 +91,9 @@ class LimitsMiddleware:
             if getattr(req.context, "store_loss", None) is OnStoreLoss.LOCAL:
                 return self._local.decide(tids[0], tier, Amounts(response_bytes=response_bytes))
             return await self._limiter.charge(tids, tier, response_bytes=response_bytes)
-        except LimitStoreUnavailableError as ex:
+        except LimitStoreUnavailableError:
             # The work is done and its answer is owed; the bytes go uncounted.
-            self._note_store(lost=True, reason=str(ex))
             return None
-
-    def _note_store(self, *, lost: bool, reason: str = "") -> None:
-        if lost != self._is_store_lost:
-            self._is_store_lost = lost
-            if not lost:
-                self._local.forget()
-            log.warning("limits are not decided" if lost else "limits are decided again", reason=reason)
 
 
 async def _response_bytes(req: Request, resp: Response) -> int:

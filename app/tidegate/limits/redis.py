@@ -1,6 +1,7 @@
 """The limiter on the region's Redis or Valkey: one script call for all who ask meanwhile; made by `application.py`."""
 
 import asyncio
+import struct
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -33,13 +34,15 @@ class RedisLimiter:
     Every method raises `LimitStoreUnavailableError` when Redis does not answer in time or refuses.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, *, deadline_seconds: float = 1.0) -> None:
         self._script = redis.register_script(resources.files(__package__).joinpath("decide.lua").read_text())
+        self._deadline_seconds = deadline_seconds
         self._commit: GroupCommit[Caller] = GroupCommit()
         self._denials = DenialMemory()
         self._circuit = Circuit()
         self._is_flush_due = False
-        self._batches: set[asyncio.Task[None]] = set()
+        self._flights: set[asyncio.Task[None]] = set()
+        self._is_lost = False
         self._has_seen_unknown = False
 
     async def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Decision:
@@ -55,12 +58,20 @@ class RedisLimiter:
         """The state of every window, without a charge."""
         return await self._submit(tids, policy_of(tier), LOOK)
 
+    async def aclose(self) -> None:
+        """Fail whoever waits, and end what is under way; the client stays open."""
+        _fail(self._commit.drain(), "this worker stops")
+        for task in self._flights:
+            task.cancel()
+        await asyncio.gather(*self._flights, return_exceptions=True)
+
     def _submit(self, tids: Tids, policy: Policy, amounts: Amounts) -> Caller:
-        if not self._circuit.allows(time.monotonic()):
+        now = time.monotonic()
+        if not self._circuit.allows(now):
             raise LimitStoreUnavailableError("the region's Redis is lost")
         loop = asyncio.get_running_loop()
         caller: Caller = loop.create_future()
-        self._commit.add(tids, policy, amounts, caller)
+        self._commit.add(tids, policy, amounts, caller, now=now)
         if not self._is_flush_due:
             self._is_flush_due = True
             loop.call_soon(self._flush)
@@ -68,27 +79,58 @@ class RedisLimiter:
 
     def _flush(self) -> None:
         self._is_flush_due = False
+        _fail(self._commit.drain_older(time.monotonic() - self._deadline_seconds), "no turn at the region's Redis in time")
         while batch := self._commit.take():
-            task = asyncio.create_task(self._send(batch))
-            self._batches.add(task)
-            task.add_done_callback(self._batches.discard)
+            flight = _Flight(batch)
+            task = asyncio.create_task(self._send(flight))
+            self._flights.add(task)
+            task.add_done_callback(self._flights.discard)
 
-    async def _send(self, batch: Sequence[Run[Caller]]) -> None:
+    async def _send(self, flight: "_Flight") -> None:
         asked_at = time.monotonic()
-        reason = "the decision was given up"
+        # Not by cancellation: what is slow may be the connecting, which must be allowed to come to an end or there never is a connection.
+        timer = asyncio.get_running_loop().call_later(self._deadline_seconds, self._lose, flight, "no answer in time")
         try:
-            reply = await self._script(keys=key_names(batch), args=arguments(batch))
-            self._circuit.close()
-            for run, answer in zip(batch, answers(batch, reply), strict=True):
-                self._settle(run, answer, asked_at)
+            reply = await self._script(keys=key_names(flight.runs), args=arguments(flight.runs))
+            found = list(answers(flight.runs, reply))
         except (RedisError, OSError, TimeoutError) as ex:
-            reason = f"the region's Redis did not decide: {_reason(ex)}"
-            self._circuit.open(time.monotonic())
+            self._lose(flight, _reason(ex))
+        except (struct.error, TypeError, ValueError) as ex:
+            log.error("the script's reply cannot be read", reason=str(ex))
+            self._lose(flight, "its reply cannot be read")
+        except asyncio.CancelledError:
+            _fail(flight.runs, "this worker stops")
+            raise
+        else:
+            self._land(flight, found, asked_at)
         finally:
-            # Whatever happened, nobody waits for ever.
-            _fail(batch, reason)
-            self._commit.landed()
-            self._flush()
+            timer.cancel()
+
+    def _land(self, flight: "_Flight", found: Sequence[Answer], asked_at: float) -> None:
+        if flight.is_over:
+            return
+        flight.is_over = True
+        self._commit.landed()
+        self._circuit.close()
+        for run, answer in zip(flight.runs, found, strict=True):
+            self._settle(run, answer, asked_at)
+        # A refusal writes nothing, so it does not show that a full or read-only Redis takes writes again.
+        if self._is_lost and any(answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)):
+            self._is_lost = False
+            log.warning("limits are decided again")
+        self._flush()
+
+    def _lose(self, flight: "_Flight", reason: str) -> None:
+        if flight.is_over:
+            return
+        flight.is_over = True
+        self._commit.landed()
+        self._circuit.open(time.monotonic())
+        if not self._is_lost:
+            self._is_lost = True
+            log.warning("limits are not decided", reason=reason)
+        # Whoever waits would only wait for the same.
+        _fail([*flight.runs, *self._commit.drain()], f"the region's Redis did not decide: {reason}")
 
     def _settle(self, run: Run[Caller], answer: Answer, asked_at: float) -> None:
         if answer.is_broken:
@@ -97,19 +139,26 @@ class RedisLimiter:
         if answer.is_unknown and not self._has_seen_unknown:
             self._has_seen_unknown = True
             log.warning("usage vector of unknown form ignored", tier=run.policy.tier.name)
+        # Whoever left meanwhile leaves a grant to the next.
+        waiting = [caller for caller in run.callers if not caller.done()]
         granted = Decision(True, answer.read)
-        for caller in run.callers[: answer.granted]:
-            _answer(caller, granted)
+        for caller in waiting[: answer.granted]:
+            caller.set_result(granted)
         if answer.granted < len(run.callers):
             refused = _refusal(run.policy, answer)
             self._denials.remember(run.tids[0], run.policy, run.amounts, refused, asked_at=asked_at)
-            for caller in run.callers[answer.granted :]:
-                _answer(caller, refused)
+            for caller in waiting[answer.granted :]:
+                caller.set_result(refused)
 
 
-def _answer(caller: Caller, decision: Decision) -> None:
-    if not caller.done():  # its client may be gone
-        caller.set_result(decision)
+class _Flight:
+    """A batch under way; over when it was answered, or given up and whatever still comes of it ignored."""
+
+    __slots__ = ("is_over", "runs")
+
+    def __init__(self, runs: list[Run[Caller]]) -> None:
+        self.runs = runs
+        self.is_over = False
 
 
 def _fail(runs: Sequence[Run[Caller]], reason: str) -> None:

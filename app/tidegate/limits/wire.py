@@ -67,7 +67,9 @@ def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
         elif flags & _BROKEN:
             yield Answer(0, is_broken=True)
         else:
-            read, at = partial(_readings, run.policy, reply, at), at + _READING.size * len(run.policy.windows)
+            # A copy: a remembered refusal must not keep the reply of a whole batch.
+            end = at + _READING.size * len(run.policy.windows)
+            read, at = partial(_readings, run.policy, reply[at:end]), end
             waits = _waits(run.policy, reply, at) if flags & _PARTIAL else ()
             at += _WAIT_BYTES * len(waits)
             yield Answer(granted, read, waits, now, bool(flags & _UNKNOWN))
@@ -89,8 +91,8 @@ def _states(policy: Policy, reply: bytes, at: int, now: float) -> Windows:
     )
 
 
-def _readings(policy: Policy, reply: bytes, at: int) -> Windows:
-    readings = _READING.iter_unpack(reply[at : at + _READING.size * len(policy.windows)])
+def _readings(policy: Policy, data: bytes) -> Windows:
+    readings = _READING.iter_unpack(data)
     return tuple(WindowState(window, int(used), reset / 1e6) for window, (used, reset) in zip(policy.windows, readings, strict=True))
 
 

@@ -46,7 +46,7 @@ class TierSource:
         self._documents = Documents()
         self._snapshot = self._documents.snapshot
         self._loaded_revision = 0
-        self._workers = 1
+        self._workers = 0
         self._heard_at = float("-inf")
         self._failures = 0
         self._unknown: set[str] = set()
@@ -60,7 +60,7 @@ class TierSource:
 
     @property
     def workers(self) -> int:
-        """How many workers the region had when it last answered, this one included."""
+        """How many workers the region had when it last answered, this one included; 0 if it never did."""
         return self._workers
 
     @property
