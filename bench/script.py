@@ -1,9 +1,11 @@
 """CPU of Redis per decision in batches of 64, beside a native floor without any sliding logic: `make bench-script`.
 
 The floor is one BITFIELD with as many counters, pipelined 64 deep. From the server's schedstat, the least of alternated rounds.
+A second table says for how long the largest batch that a worker sends holds Redis (median of the script's own time).
 """
 
 import json
+import statistics
 import tempfile
 from collections.abc import Callable
 from importlib import resources
@@ -16,9 +18,9 @@ from redis import Redis
 from tidegate.contract import keys
 from tidegate.contract.tier import Tier, Unit, Window
 from tidegate.limits.decision import Amounts
-from tidegate.limits.group_commit import Run
+from tidegate.limits.group_commit import GroupCommit, Run
 from tidegate.limits.policy import policy_of
-from tidegate.limits.wire import arguments
+from tidegate.limits.wire import arguments, key_names
 
 ROUNDS = 5
 BATCHES = 300
@@ -62,6 +64,26 @@ def server_microseconds(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e3
 
 
+class Caller:
+    def cancelled(self) -> bool:
+        return False
+
+
+def hold(redis: Redis, windows: int, limit: int) -> tuple[int, float]:
+    """Runs in the largest batch, and its median microseconds once all its identities have met the limit, if that is small."""
+    sha = redis.script_load(resources.files("tidegate.limits").joinpath("decide.lua").read_text())
+    policy = policy_of(Tier("hold", tuple(Window(f"w{number}", limit, 3600 * (number + 1)) for number in range(windows))))
+    commit: GroupCommit[Caller] = GroupCommit()
+    for number in range(1_000):
+        commit.add((f"hold-{windows}-{limit}-{number}",), policy, Amounts(), Caller())
+    batch, taken = commit.take(), []
+    for _ in range(min(limit, 100) + 30):
+        redis.config_resetstat()
+        redis.evalsha(sha, len(batch), *key_names(batch), *arguments(batch))
+        taken.append(redis.info("commandstats")["cmdstat_evalsha"]["usec"])
+    return len(batch), statistics.median(taken[-30:])
+
+
 def main() -> None:
     rows = []
     print("windows   decision us   BITFIELD us   ratio   bytes a vector")
@@ -80,6 +102,11 @@ def main() -> None:
             ratio = least["decision"] / least["floor"]
             print(f"{windows:7} {least['decision']:13.2f} {least['floor']:13.2f} {ratio:7.2f} {size:16}")
             rows.append({"windows": windows, **least, "ratio": round(ratio, 2), "bytes": size})
+        print("windows   limit     runs   largest batch us")
+        for windows, limit in ((1, 10**6), (1, 100), (1, 10), (3, 100), (8, 10**6), (8, 100)):
+            runs, taken = hold(redis, windows, limit)
+            print(f"{windows:7} {'refused' if limit <= 100 else 'granted':>7} {runs:8} {taken:18.0f}")
+            rows.append({"windows": windows, "limit": limit, "runs": runs, "batch_microseconds": taken})
     print(json.dumps({"bench": "script", "rows": rows}))
 
 

@@ -1,6 +1,7 @@
 """`decide.lua` against its model, on the server's own clock: the same grants, readings and bytes, whatever was stored before."""
 
 import os
+import struct
 from importlib import resources
 
 import pytest
@@ -13,7 +14,7 @@ from tidegate.limits import vector
 from tidegate.limits.decision import Amounts
 from tidegate.limits.group_commit import Run
 from tidegate.limits.policy import policy_of
-from tidegate.limits.vector import LOG_FORM, Ask, Record, Shape, shapes_of
+from tidegate.limits.vector import LOG_FORM, Ask, Record, Shape, charges_of, shapes_of
 from tidegate.limits.wire import answers, arguments, key_names
 
 KEY = "tg:1:usage:{0}:t"
@@ -73,7 +74,7 @@ def agree(redis: Redis, run: Run[object]) -> None:
     now = int(answer.at_microseconds)
     count = 0 if run.amounts.is_charge else len(run.callers)
 
-    outcome = vector.decide(before, asks_of(run), now, count=count)
+    outcome = vector.decide(before, asks_of(run), now, count=count, charges=charges_of(run.amounts))
 
     assert answer.granted == (len(run.callers) if run.amounts.is_charge else outcome.granted)
     assert [state.used for state in answer.read()] == [reading.used for reading in outcome.readings]
@@ -109,6 +110,26 @@ def test_bytes_of_unknown_form_are_replaced_and_never_raise(valkey, garbage, win
         redis.set(KEY, garbage if isinstance(garbage, bytes) else sound[:garbage] if garbage % 2 else sound + bytes(garbage))
 
         agree(redis, run_of(windows, Amounts(), 3))
+
+
+@pytest.mark.parametrize(("older", "newest"), [(0.0, 2.5), (0.5, 0.0), (float("inf"), 0.0), (0.0, float("nan")), (7.0, 1.0), (-1.0, 2.0)])
+def test_a_vector_of_impossible_numbers_is_replaced_and_harms_no_neighbour(valkey, older, newest):
+    """Numbers that no worker can have written, in a vector of the right size: also where a sub-window has to turn."""
+    windows = (Window("minute", 20, 60), Window("second", 40, 1))
+    shapes = shapes_of(windows)
+    sound = vector.encode([Record(shape, 1, (0,) * shape.size) for shape in shapes])
+    corrupt = bytearray(sound)
+    struct.pack_into("<dd", corrupt, 2 + 5 * 2 + 4, older, newest)
+    with Redis(port=valkey.port) as redis:
+        for stored in (bytes(corrupt), bytes(corrupt[:12]) + struct.pack("<I", 2**31) + bytes(corrupt[16:])):
+            redis.set(KEY, stored)
+            runs = [run_of(windows, Amounts(), 1) for _ in range(2)]
+            runs[1].tids = ("neighbour",)
+
+            found = list(answers(runs, redis.eval(SCRIPT, 2, *key_names(runs), *arguments(runs))))
+
+            assert [(answer.granted, answer.is_broken) for answer in found] == [(1, False)] * 2
+            redis.delete(KEY, "tg:1:usage:{0}:neighbour")
 
 
 def test_a_broken_vector_fails_its_own_run_alone(valkey):

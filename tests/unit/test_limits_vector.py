@@ -250,12 +250,127 @@ def test_a_window_that_another_tier_lacks_is_kept():
     assert not vector.decide(stored, [ask(60, 10, 1)], START).granted
 
 
-def test_a_window_that_no_longer_counts_is_dropped():
+def test_a_short_window_begins_beside_a_long_one_once():
+    """Refused while what it began with counts, a second or so, and then never again for the long window's sake."""
+    stored = charged([ask(86_400, 10**6, 50, form=24)])
+    both = [ask(86_400, 10**6, 1, form=24), ask(1, 10, 1)]
+
+    first = vector.decide(stored, both, START + 2_000_000)
+    assert not first.granted
+    wait = int(max(reading.wait for reading in first.readings))
+    assert wait <= 1_100_000
+    stored = first.vector
+    outcomes = []
+    for tick in range(50):
+        outcome = vector.decide(stored, both, START + 2_000_000 + wait + tick * 500_000)
+        outcomes.append(outcome.granted)
+        stored = outcome.vector or stored
+
+    assert outcomes == [1] * 50
+
+
+def test_tiers_that_take_turns_leave_each_others_short_windows_alone():
+    """An identity on a tier of months and on one of seconds is not locked out of the second by the first."""
+    months, seconds, stored, granted = [ask(744 * 3600, 10**6, 1, form=24)], [ask(1, 20, 1)], None, []
+    for tick in range(100):
+        for tier in (months, seconds):
+            outcome = vector.decide(stored, tier, START + tick * 200_000)
+            stored = outcome.vector or stored
+            granted.append(outcome.granted)
+
+    assert all(granted)
+
+
+EDITS = st.lists(st.tuples(GAPS, st.sampled_from([(1, 4), (2, 6), (3, 9), (4, 16), (4, 17), (6, 20)]), st.integers(1, 3)), max_size=80)
+
+
+@given(EDITS)
+def test_however_a_tier_is_edited_no_window_that_was_there_all_along_passes_its_limit(edits: list[tuple[int, tuple[int, int], int]]):
+    """RL-14, against a log that knows nothing of vectors. What a window is asked about begins with its first appearance: before that,
+    grants may have left what was known by then."""
+    stored, now, log, since = None, START, [], {}
+    for gap, (period, limit), cost in edits:
+        now += min(gap, 3_000_000)
+        form = LOG_FORM if limit <= LOG_SIZE else 10
+        since.setdefault(period, now)
+        charge = 1 if form == LOG_FORM else cost
+        outcome = vector.decide(stored, [ask(period, limit, charge, form=form)], now)
+        stored = outcome.vector or stored
+        if outcome.granted:
+            log.append((now, charge))
+            begin = max(now - period * 1e6, since[period] - 1)
+            assert used_between(log, begin, now) <= limit
+        expiry = max(record.shape.expiry_milliseconds for record in vector.decode(stored, now)) if stored else 0
+        if gap > expiry * 1000:
+            stored, since = None, {}
+
+
+@given(EDITS)
+def test_whoever_honours_the_returned_wait_gets_in_whatever_the_tier_was_before(edits: list[tuple[int, tuple[int, int], int]]):
+    """RL-4, over edits of the tier: a refusal never renews itself."""
+    stored, now = None, START
+    for gap, (period, limit), _ in edits:
+        now += min(gap, 3_000_000)
+        one = [ask(period, limit, 1, form=LOG_FORM if limit <= LOG_SIZE else 10)]
+        outcome = vector.decide(stored, one, now)
+        stored = outcome.vector or stored
+        if not outcome.granted:
+            now += math.ceil(outcome.readings[0].wait)
+            outcome = vector.decide(stored, one, now)
+            stored = outcome.vector or stored
+            assert outcome.granted
+
+
+def test_windows_that_the_tier_lacks_are_charged_alike():
+    """A period that is edited there and back finds what was granted meanwhile."""
+    long, short = [ask(4, 20, 1)], [ask(2, 20, 1)]
+    stored = vector.decide(None, long, START, count=10).vector
+    stored = vector.decide(stored, short, START, count=10).vector
+
+    assert used(stored, *long) == used(stored, *short) == [20]
+
+
+def test_limits_of_sixteen_and_seventeen_that_take_turns_lose_nothing():
+    """A change of form must not make usage younger with every turn."""
+    small, large, stored, granted = [ask(4, 16, 1, form=LOG_FORM)], [ask(4, 17, 1)], None, 0
+    for tick in range(48):
+        outcome = vector.decide(stored, small if tick % 2 else large, START + tick * 333_000)
+        stored = outcome.vector or stored
+        granted += outcome.granted
+
+    assert granted == 48
+
+
+def test_usage_too_large_for_a_narrow_form_is_not_cut_off():
+    """A response may be larger than its limit by far, and the limit may be raised later."""
+    stored = vector.decide(None, [ask(60, 10**9, 0, 20 * 10**9)], START, count=0).vector
+    later = START + 7_000_000
+
+    stored = vector.decide(stored, [ask(60, 10**9, 0, 1)], later, count=0).vector
+
+    assert used(stored, ask(60, 2 * 10**10, 1, form=10 + WIDE), now=later) == [20 * 10**9 + 1]
+
+
+@pytest.mark.parametrize("form", [10, LOG_FORM])
+def test_a_clock_that_goes_back_locks_nobody_out_for_the_length_of_the_step(form: int):
+    """What it left ahead counts as if it were now, once."""
+    stored, back = charged([ask(1, 1, 1, form=form)]), START - 3_600_000_000
+    refused = vector.decide(stored, [ask(1, 1, 1, form=form)], back)
+    wait = math.ceil(refused.readings[0].wait)
+
+    assert not refused.granted
+    assert wait <= 1_101_000
+    assert vector.decide(refused.vector, [ask(1, 1, 1, form=form)], back + wait).granted
+
+
+def test_of_too_many_windows_the_empty_ones_go_first():
     stored = charged([ask(1, 10, 1)])
+    for period in range(2, 40):
+        stored = charged([ask(period, 100, 1, form=10)], now=START + period * 500_000, stored=stored)
 
-    stored = charged([ask(60, 5, 1)], now=START + 2_000_000, stored=stored)
-
-    assert [record.shape.period_seconds for record in vector.decode(stored, START + 2_000_000)] == [60]
+    kept = vector.decode(stored, START + 39 * 500_000)
+    assert len(kept) == vector.MOST_WINDOWS
+    assert 39 in {record.shape.period_seconds for record in kept}
 
 
 @pytest.mark.parametrize("form", [10, LOG_FORM])

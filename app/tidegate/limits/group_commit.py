@@ -13,8 +13,10 @@ from tidegate.limits.policy import Policy
 
 BATCHES_IN_FLIGHT = 2
 """One is answered while the next is on its way; more would make batches smaller and Redis busier."""
-WINDOWS_A_BATCH = 576
-"""Some 0.6 ms of Redis in the slow case: 64 runs of nine windows, so that a batch never holds up others for a millisecond."""
+BATCH_MICROSECONDS = 900
+RUN_MICROSECONDS, WINDOW_MICROSECONDS = 5, 3
+"""What a run and each window of its tier take of Redis when it is refused, which takes longest (`make bench-script`). So a batch holds
+up others for less than a millisecond; most are granted, and take a quarter of that."""
 
 
 class Caller(Protocol):
@@ -81,12 +83,12 @@ class GroupCommit(Generic[C]):
     def take(self) -> list[Run[C]]:
         """The next batch; empty when nobody waits or enough are under way. Each one taken ends with `landed`."""
         batch: list[Run[C]] = []
-        windows = 0
-        while self._waiting and self._in_flight < BATCHES_IN_FLIGHT and windows < WINDOWS_A_BATCH:
+        microseconds = 0
+        while self._waiting and self._in_flight < BATCHES_IN_FLIGHT and microseconds < BATCH_MICROSECONDS:
             run = self._pop()
             if run.drop_cancelled():
                 batch.append(run)
-                windows += len(run.policy.windows)
+                microseconds += RUN_MICROSECONDS + WINDOW_MICROSECONDS * len(run.policy.windows)
         self._in_flight += bool(batch)
         return batch
 

@@ -12,7 +12,7 @@ from tidegate.contract.tier import Tier
 from tidegate.limits import vector
 from tidegate.limits.decision import Amounts, Decision, WindowState
 from tidegate.limits.errors import LimitStoreUnavailableError
-from tidegate.limits.vector import Ask, Outcome, shapes_of
+from tidegate.limits.vector import Ask, Outcome, charges_of, shapes_of
 
 CAPACITY = 50_000
 """Identities. Others are refused while no counted one has left: forgetting it sooner would refill it."""
@@ -47,7 +47,7 @@ class LocalLimiter:
             raise LimitStoreUnavailableError("this worker's share of a limit is less than one such request")
         self._make_room(tid, now)
         held, _ = self._vectors.get(tid, (None, 0))
-        outcome = vector.decide(held, asks, now, count=0 if amounts.is_charge else 1)
+        outcome = vector.decide(held, asks, now, count=0 if amounts.is_charge else 1, charges=charges_of(amounts))
         if outcome.vector:
             self._vectors[tid] = outcome.vector, now + outcome.expiry_milliseconds * 1000
         return _decision(tier, asks, outcome, is_granted=amounts.is_charge or outcome.granted == 1)

@@ -7,10 +7,11 @@ of sustained throughput. Log: a window of at most 16 requests remembers when eac
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tidegate.contract.tier import Unit, Window
+from tidegate.limits.decision import Amounts
 
 SCHEMA = 1
 DAY_SECONDS = 86_400
@@ -24,7 +25,10 @@ PAST = 2**32 - 2**29
 """Indexes and instants are stored modulo `TURN`; what seems this much later or more is ahead of a clock that went back. In milliseconds
 43 days, so longer than any window, and 6 days ahead."""
 UNITS = tuple(Unit)
-MOST_WINDOWS = 32
+MOST_WINDOWS = 16
+"""Kept for one identity: those of its tier, at most 8, and of other tiers that it has or had."""
+LARGEST_SUM = 9e15
+"""About the largest number that a double counts exactly; more was never written."""
 
 _SHAPE = struct.Struct("<BI")
 _STATE = struct.Struct("<IddB")
@@ -48,6 +52,11 @@ class Shape:
     def is_log(self) -> bool:
         """Whether each request is remembered."""
         return self.form == LOG_FORM
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is such a form."""
+        return self.period_seconds > 0 and self.size > 0 and (self.form < 128 or self.is_log)
 
     @property
     def size(self) -> int:
@@ -104,26 +113,42 @@ class Record:
     newest: int = 0
 
     @property
+    def key(self) -> tuple[int, int]:
+        """What the window is known by, whatever its form: unit and period."""
+        return self.shape.unit, self.shape.period_seconds
+
+    @property
     def used(self) -> int:
         """Units counted."""
         return len(self.past) if self.shape.is_log else sum(self.past) + self.newest
 
     def at(self, now: int) -> "Record":
-        """This record at `now` (microseconds since the epoch); a clock that went back leaves it as it is."""
+        """This record at `now` (microseconds since the epoch).
+
+        If the clock went back, what is ahead of it counts from now on: nothing reopens, and nothing stays as long as the step was.
+        """
         if self.shape.is_log:
-            return replace(self, past=tuple(at for at in self.past if now // 1000 - at < self.shape.period_seconds * 1000))
+            instants = (min(at, _stamp(now)) for at in self.past)
+            return replace(self, past=tuple(at for at in instants if now // 1000 - at < self.shape.period_seconds * 1000))
         passed = self.shape.index_at(now) - self.index
+        if passed < -1:
+            return replace(_empty(self.shape, now), newest=self.used)
         if passed <= 0:
             return self
-        slots = (*self.past, self.newest, *(0,) * min(passed, self.shape.size))[passed:][: self.shape.size]
-        past = (*slots, *(0,) * (self.shape.size - len(slots)))
-        return Record(self.shape, self.index + passed, tuple(int(min(amount, self.shape.largest)) for amount in past))
+        shape = self.shape
+        if passed <= shape.size and self.newest > shape.largest:
+            shape = replace(shape, form=shape.form + WIDE)
+        slots = (*self.past, self.newest, *(0,) * min(passed, shape.size))[passed:][: shape.size]
+        return Record(shape, self.index + passed, (*slots, *(0,) * (shape.size - len(slots))))
 
     def plus(self, amount: int, now: int) -> "Record":
-        """This record with `amount` charged now."""
-        if self.shape.is_log:
-            return replace(self, past=(*self.past, *(_stamp(now),) * amount))
-        return replace(self, newest=self.newest + amount)
+        """This record with `amount` charged now; a log that is full is counted from then on."""
+        if not self.shape.is_log:
+            return replace(self, newest=self.newest + amount)
+        if self.used + amount > LOG_SIZE:
+            shape = replace(self.shape, form=_counted_form(self.shape.period_seconds))
+            return self._counted(shape, now).plus(amount, now)
+        return replace(self, past=(*self.past, *(_stamp(now),) * amount))
 
     def microseconds_until_left(self, amount: int, now: int) -> float:
         """From `now` until `amount` of what is used no longer counts."""
@@ -145,27 +170,22 @@ class Record:
         return self.newest + sum(amount for slot, amount in enumerate(self.past) if self._ends(slot) > since)
 
     def reshaped(self, shape: Shape, now: int) -> "Record":
-        """The same usage in another form; a log only once it fits, and until then this record."""
-        if shape.form == self.shape.form or (shape.is_log and self.used > LOG_SIZE):
+        """The same usage in another form, or this record while that form cannot hold it: a log begins empty."""
+        if shape.form == self.shape.form:
             return self
         if shape.is_log:
-            return Record(shape, 0, tuple(self._stamps(now)))
+            return self if self.used else _empty(shape, now)
         if self.shape.is_log:
             return self._counted(shape, now)
         if shape.size != self.shape.size:
             return replace(_empty(shape, now), newest=self.used)
-        return Record(shape, self.index, tuple(int(min(amount, shape.largest)) for amount in self.past), self.newest)
+        return self if max(self.past) > shape.largest else replace(self, shape=shape)
 
     def _ends(self, slot: int) -> float:
         return (self.index - self.shape.size + slot + 1) * self.shape.sub_microseconds
 
     def _leaves(self, slot: int) -> float:
         return (self.index + slot + 1) * self.shape.sub_microseconds
-
-    def _stamps(self, now: int) -> Iterator[int]:
-        # Each use is dated to the end of its sub-window.
-        for slot, amount in enumerate((*self.past, self.newest)):
-            yield from [min(math.ceil(self._ends(slot) / 1000), _stamp(now))] * amount
 
     def _counted(self, shape: Shape, now: int) -> "Record":
         empty = _empty(shape, now)
@@ -184,6 +204,11 @@ class Ask:
     limit: int
     check: int
     charge: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What the window is known by."""
+        return self.shape.unit, self.shape.period_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +240,11 @@ def shapes_of(windows: Sequence[Window]) -> tuple[Shape, ...]:
     return tuple(shapes)
 
 
+def charges_of(amounts: Amounts) -> dict[int, int]:
+    """What a request charges in each unit, by place in `UNITS`."""
+    return {place: amounts.of(unit)[1] for place, unit in enumerate(UNITS)}
+
+
 def head_of(shapes: Sequence[Shape]) -> bytes:
     """The bytes that a vector of these shapes begins with."""
     return bytes([SCHEMA, len(shapes)]) + b"".join(shape.pack() for shape in shapes)
@@ -229,6 +259,10 @@ def encode(records: Sequence[Record]) -> bytes:
 
 def decode(vector: bytes | None, now: int) -> list[Record]:
     """The records of stored bytes at `now`; none if `encode` cannot have written them."""
+    return [record.at(now) for record in _read(vector, now)]
+
+
+def _read(vector: bytes | None, now: int) -> list[Record]:
     if not vector or vector[0] != SCHEMA or len(vector) < 2 or len(vector) < 2 + 26 * vector[1]:
         return []
     records: list[Record] = []
@@ -237,30 +271,68 @@ def decode(vector: bytes | None, now: int) -> list[Record]:
         unit, both = _SHAPE.unpack_from(vector, 2 + 5 * number)
         shape = Shape(unit, both & 0xFFFFFF, both >> 24)
         state = _STATE.unpack_from(vector, 2 + 5 * vector[1] + 21 * number)
-        if not _is_sound(shape, *state) or len(vector) < at + shape.past.size:
+        if not shape.is_known or len(vector) < at + shape.past.size:
             return []
-        records.append(_record(shape, state, shape.past.unpack_from(vector, at), now).at(now))
+        past = shape.past.unpack_from(vector, at)
+        if not _is_sound(shape, state, past):
+            return []
+        records.append(_record(shape, state, past, now))
         at += shape.past.size
     return records
 
 
-def decide(vector: bytes | None, asks: Sequence[Ask], now: int, *, count: int = 1) -> Outcome:
+def decide(vector: bytes | None, asks: Sequence[Ask], now: int, *, count: int = 1, charges: Mapping[int, int] | None = None) -> Outcome:
     """Grant as many of `count` equal requests as fit, each charged to all windows, at `now` in microseconds since the epoch.
 
-    A count of 0 charges once without granting: a response, or nothing.
+    A count of 0 charges once without granting: a response, or nothing. `charges` says what a request weighs in each unit (a place in
+    `UNITS`), for the windows of other tiers of this identity, which are charged alike and refuse nothing; by default what `asks` say of it.
     """
-    held = decode(vector, now)
-    found = [_find(held, ask.shape, now) for ask in asks]
-    granted = min([count, *(_fitting(record, ask, count) for record, ask in zip(found, asks, strict=True) if ask.check)])
+    stored = _read(vector, now)
+    held = [record.at(now) for record in stored]
+    asked = {ask.key: ask for ask in asks}
+    records, is_begun = _records(held, asked, now)
+    granted = min([count, *(_fitting(record, asked[record.key], count) for record in records if _is_checked(record, asked))])
     times = granted if count else 1
-    after = [record.plus(ask.charge * times, now) for record, ask in zip(found, asks, strict=True)]
-    readings = tuple(_reading(record, ask, now) for record, ask in zip(after, asks, strict=True))
-    if times == 0 or not any(ask.charge for ask in asks):
+    by_unit = {ask.shape.unit % 4: ask.charge for ask in asks} | dict(charges or {})
+    amounts = [by_unit.get(record.shape.unit % 4, 0) * times for record in records]
+    after = [record.plus(amount, now) if amount else record for record, amount in zip(records, amounts, strict=True)]
+    by_key = {record.key: record for record in after}
+    readings = tuple(_reading(by_key[ask.key], ask, now) for ask in asks)
+    # What the clock moved must be remembered as it is now, or it would never age.
+    is_moved = any(_is_moved(record, now) for record in stored)
+    if not any(amounts) and not is_begun and not is_moved:
         return Outcome(granted, readings, None)
-    windows = {(ask.shape.unit, ask.shape.period_seconds) for ask in asks}
-    others = [record for record in held if (record.shape.unit, record.shape.period_seconds) not in windows and record.used]
-    stored = [*after, *others][: max(MOST_WINDOWS, len(after))]
-    return Outcome(granted, readings, encode(stored), max(record.shape.expiry_milliseconds for record in stored))
+    return Outcome(granted, readings, encode(after), max(record.shape.expiry_milliseconds for record in after))
+
+
+def _records(held: Sequence[Record], asked: Mapping[tuple[int, int], Ask], now: int) -> tuple[list[Record], bool]:
+    """The windows in the order of the vector, new ones last; and whether one of those begins with usage."""
+    records = [record.reshaped(asked[record.key].shape, now) if record.key in asked else record for record in held]
+    known = {record.key for record in held}
+    begun = [_begin(ask.shape, held, now) for key, ask in asked.items() if key not in known]
+    kept = _drop_some([*records, *begun], asked)
+    return kept, any(record.used for record in begun)
+
+
+def _drop_some(records: list[Record], asked: Mapping[tuple[int, int], Ask]) -> list[Record]:
+    """At most `MOST_WINDOWS`: of those that this tier lacks, first the empty ones go, from the end."""
+    for is_empty in (True, False):
+        for place in range(len(records) - 1, -1, -1):
+            if len(records) <= MOST_WINDOWS:
+                return records
+            if records[place].key not in asked and (records[place].used == 0) is is_empty:
+                del records[place]
+    return records
+
+
+def _is_checked(record: Record, asked: Mapping[tuple[int, int], Ask]) -> bool:
+    return record.key in asked and asked[record.key].check > 0
+
+
+def _is_moved(record: Record, now: int) -> bool:
+    if record.shape.is_log:
+        return any(at > _stamp(now) for at in record.past)
+    return record.index - record.shape.index_at(now) > 1
 
 
 def _form(window: Window) -> int:
@@ -295,15 +367,19 @@ def _pack_past(record: Record) -> tuple[int, ...]:
     return tuple(at % TURN for at in record.past) + (0,) * (LOG_SIZE - len(record.past))
 
 
-def _is_sound(shape: Shape, _head: int, older: float, newest: float, _oldest: int) -> bool:
-    is_known = shape.period_seconds > 0 and shape.size > 0 and (shape.form < 128 or shape.is_log)
-    return is_known and older >= 0 and newest >= 0 and older + newest < math.inf
+def _is_sound(shape: Shape, state: tuple[int, float, float, int], past: tuple[float, ...]) -> bool:
+    _, older, newest, _ = state
+    if not (older % 1 == 0 <= older and newest % 1 == 0 <= newest and older + newest <= LARGEST_SUM):
+        return False
+    if shape.is_log:
+        return older <= LOG_SIZE and newest == 0
+    return all(amount % 1 == 0 <= amount for amount in past) and sum(past) == older
 
 
 def _record(shape: Shape, state: tuple[int, float, float, int], past: tuple[float, ...], now: int) -> Record:
     head, older, newest, _ = state
     if shape.is_log:
-        return Record(shape, 0, tuple(_whole(int(at), now // 1000) for at in past[: int(min(older, LOG_SIZE))]))
+        return Record(shape, 0, tuple(_whole(int(at), now // 1000) for at in past[: int(older)]))
     return Record(shape, _whole(head, shape.index_at(now)), tuple(map(int, past)), int(newest))
 
 
@@ -313,11 +389,8 @@ def _whole(part: int, near: int) -> int:
     return near - passed if passed < PAST else near - passed + TURN
 
 
-def _find(held: Sequence[Record], shape: Shape, now: int) -> Record:
-    for record in held:
-        if (record.shape.unit, record.shape.period_seconds) == (shape.unit, shape.period_seconds):
-            return record.reshaped(shape, now)
-    # A new window goes on from what is known to be used of its unit, so that an edit of a period refills nothing.
+def _begin(shape: Shape, held: Sequence[Record], now: int) -> Record:
+    """A new window goes on from what is known to be used of its unit, so that an edit of a period refills nothing."""
     same_unit = (record for record in held if record.shape.unit % 4 == shape.unit % 4)
     carried = max((record.used_within(shape.period_seconds, now) for record in same_unit), default=0)
     if shape.is_log and carried > LOG_SIZE:
