@@ -288,21 +288,21 @@ EDITS = st.lists(st.tuples(GAPS, st.sampled_from([(1, 4), (2, 6), (3, 9), (4, 16
 def test_however_a_tier_is_edited_no_window_that_was_there_all_along_passes_its_limit(edits: list[tuple[int, tuple[int, int], int]]):
     """RL-14, against a log that knows nothing of vectors. What a window is asked about begins with its first appearance: before that,
     grants may have left what was known by then."""
-    stored, now, log, since = None, START, [], {}
+    stored, now, log, since, expires = None, START, [], {}, math.inf
     for gap, (period, limit), cost in edits:
         now += min(gap, 3_000_000)
+        if now > expires:
+            stored, since = None, {}
         form = LOG_FORM if limit <= LOG_SIZE else 10
         since.setdefault(period, now)
         charge = 1 if form == LOG_FORM else cost
         outcome = vector.decide(stored, [ask(period, limit, charge, form=form)], now)
-        stored = outcome.vector or stored
+        if outcome.vector:
+            stored, expires = outcome.vector, now + outcome.expiry_milliseconds * 1000
         if outcome.granted:
             log.append((now, charge))
             begin = max(now - period * 1e6, since[period] - 1)
             assert used_between(log, begin, now) <= limit
-        expiry = max(record.shape.expiry_milliseconds for record in vector.decode(stored, now)) if stored else 0
-        if gap > expiry * 1000:
-            stored, since = None, {}
 
 
 @given(EDITS)
