@@ -6,7 +6,10 @@ import uuid
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 HEAD_BYTES = 32 * 1024
 """Largest request line and fields together, give or take one read of the socket: four times the largest token (OWASP API4)."""
@@ -14,6 +17,8 @@ HEAD_SECONDS = 10.0
 """Longest time from a connection or the first byte of a request to the end of its head."""
 LINGER_SECONDS = 1.0
 """How long a refused client's further bytes are thrown away: closed on unread bytes, a connection would take the answer with it."""
+FRAMING_BYTES = 1024 * 1024
+"""Most of a message after its head that is not its body: sizes of chunks, and trailers, which are thrown away."""
 TOO_LARGE = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The request line and its fields may have {HEAD_BYTES} bytes.")
 
 
@@ -71,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._head_bytes = 0
         self._is_in_head = True
+        self._framing_bytes = 0
         self._is_refused = False
         self._patience: asyncio.TimerHandle | None = None
         self._refusal = (HTTPStatus.BAD_REQUEST, "This is not a well-formed HTTP/1.1 request.")
@@ -89,14 +95,32 @@ class BoundedProtocol(HttpToolsProtocol):
         """Parse what came, within bounds."""
         if self._is_refused:
             return
-        self._head_bytes += len(data) * self._is_in_head
+        if not self._is_in_head:
+            self._framing_bytes += len(data)
+        elif self._head_bytes or data.strip(b"\r\n"):
+            self._head_bytes += len(data)
         super().data_received(data)
-        if self._is_refused or not self._is_in_head:
+        if self._is_refused:
             return
-        if self._head_bytes > HEAD_BYTES:
+        if (self._is_in_head and self._head_bytes > HEAD_BYTES) or self._framing_bytes > FRAMING_BYTES:
             self._refuse(*TOO_LARGE)
-        elif self._head_bytes and self._patience is None:
+        elif self._is_in_head and self._head_bytes and self._patience is None:
             self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        """Begin to count a head, also one that came along with the end of the request before."""
+        super().on_message_begin()
+        self._head_bytes = max(1, self._head_bytes)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head. One that comes after the body is a trailer, and no trailer is a header (RFC 9110, 6.5.1)."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._framing_bytes -= len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Begin to answer."""
@@ -111,7 +135,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Expect the head of the next request."""
         super().on_message_complete()
-        self._is_in_head, self._head_bytes = True, 0
+        self._is_in_head, self._head_bytes, self._framing_bytes = True, 0, 0
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request. There is none while the client has not finished this one, and nobody waits for its rest."""
+        super().on_response_complete()
+        if not self._is_in_head:
+            self._linger()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser, or this class in its callbacks, does not take."""
@@ -132,13 +162,22 @@ class BoundedProtocol(HttpToolsProtocol):
             self._patience = None
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        self._stop_waiting()
-        self._is_refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            # An answer is under way, and is the last: no other may be written into it.
+            self._stop_waiting()
+            self._is_refused = True
+            self.cycle.keep_alive = False
+            if not self._is_in_head:
+                # Its request is what goes wrong: the application, which waits for the rest, is told that nothing more comes.
+                self.transport.close()
+            return
+        instance = f"urn:uuid:{uuid.uuid4()}"
+        log.info("request refused", instance=instance, status=int(status), reason=detail)
         problem = {
             "type": "about:blank",
             "title": status.phrase,
             "status": int(status),
-            "instance": f"urn:uuid:{uuid.uuid4()}",
+            "instance": instance,
             "detail": detail,
         }
         body = json.dumps(problem).encode()
@@ -147,5 +186,10 @@ class BoundedProtocol(HttpToolsProtocol):
             b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
         )
         self.transport.write(STATUS_LINE[status] + fields + body)
+        self._linger()
+
+    def _linger(self) -> None:
+        self._stop_waiting()
+        self._is_refused = True
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)

@@ -5,7 +5,8 @@ from typing import Any
 
 from falcon.routing import CompiledRouter
 
-MUTATING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "WEBSOCKET"})
+"""All others change something: those of WebDAV and of one's own, too."""
 
 Responder = Callable[..., Awaitable[None]]
 
@@ -20,6 +21,7 @@ class Router(CompiledRouter):
     def __init__(self) -> None:
         super().__init__()
         self.mutations: dict[tuple[str, str], Responder] = {}
+        self._templates: set[str] = set()
 
     def map_http_methods(self, resource: object, **options: Any) -> dict[str, Any]:
         """The responders of a resource; HEAD is answered by GET's, and Falcon leaves the body out (RFC 9110, 9.1)."""
@@ -32,8 +34,15 @@ class Router(CompiledRouter):
         """Add a route, and note its mutations.
 
         Raises:
-            ValueError: A method that is none of HTTP's, or one of several names for its responder.
+            ValueError: There is such a route already: Falcon would replace it without a word.
+            TypeError: The router is to answer unknown methods with `on_request`, of which nobody knows whether they change something.
         """
+        path = uri_template.strip("/")
+        if path in self._templates:
+            raise ValueError(f"{uri_template} is routed already")
+        if self.options.default_to_on_request:
+            raise TypeError("default_to_on_request is not supported: name the methods that a resource answers")
+        self._templates.add(path)
         responders = self.map_http_methods(resource, **options)
-        self.mutations.update({(uri_template, method): responders[method] for method in MUTATING_METHODS & responders.keys()})
+        self.mutations.update({(uri_template, method): responders[method] for method in responders.keys() - SAFE_METHODS})
         super().add_route(uri_template, resource, **options)

@@ -97,7 +97,7 @@ async def _follow(directory: Path, reconciler: Reconciler, stop: asyncio.Event) 
 async def _follow_until_replaced(directory: Path, reconciler: Reconciler, stop: asyncio.Event) -> None:
     # The parent is watched too: a directory that is made anew is another one to the system, and needs another watch.
     watched, inode = [path for path in (directory, directory.parent) if path.is_dir()], _inode(directory)
-    async for changes in awatch(*watched, stop_event=stop, step=STEP_MILLISECONDS, recursive=False):
+    async for changes in awatch(*watched, stop_event=stop, step=STEP_MILLISECONDS, recursive=False, watch_filter=None):
         if all(Path(path).parent != directory and Path(path) != directory for _, path in changes):
             continue
         try:

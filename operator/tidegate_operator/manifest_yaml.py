@@ -1,4 +1,7 @@
-"""YAML as Kubernetes manifests need it: the plain scalars of JSON, no aliases, no key twice, bounded size; called by `manifests.py`."""
+"""YAML as these manifests need it: the plain scalars of JSON, no aliases, no key twice, bounded size; called by `manifests.py`.
+
+Narrower than kubectl's reading where that has surprises: `on` is text here, and numbers are decimal.
+"""
 
 import re
 from collections.abc import Hashable
@@ -28,11 +31,13 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if not isinstance(key, str) or key in keys[:number]:
+        seen: set[str] = set()
+        for child, _ in node.value:
+            key = self.construct_object(child, deep=True)
+            if not isinstance(key, str) or key in seen:
                 problem = "is there twice" if isinstance(key, str) else "is not a string"
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} {problem}", node.value[number][0].start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} {problem}", child.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 

@@ -51,7 +51,7 @@ class ManifestDirectory:
             SourceUnavailableError: The directory cannot be read.
         """
         try:
-            return sorted(path for path in self._directory.iterdir() if path.suffix in SUFFIXES)
+            return sorted(path for path in self._directory.iterdir() if path.suffix in SUFFIXES and not path.name.startswith("."))
         except OSError as ex:
             raise SourceUnavailableError(f"directory {self._directory}: {ex.strerror}") from ex
 

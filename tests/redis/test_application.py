@@ -13,6 +13,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from tidegate import body
 from tidegate.application import create_app
 from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument, encode_tier
@@ -169,6 +170,22 @@ async def test_half_a_message_is_not_carried_out(api: httpx.AsyncClient, issuer:
     assert sent[0]["status"] == 400
     whole = await api.post(PURCHASES, content=b'{"amount": 5}', headers=headers)
     assert (whole.status_code, whole.json()["balance"]) == (201, 5)
+
+
+async def test_a_body_that_comes_too_slowly_is_given_up(api: httpx.AsyncClient, issuer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """API4: and the connection with it, whose rest would be taken for the next request."""
+    monkeypatch.setattr(body, "BODY_SECONDS", 0.05)
+
+    async def drip() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(1)
+        yield b"}"
+
+    headers = bearer(issuer.mint("pro"), **{"Idempotency-Key": '"a-slow-body-0001"'})
+    answer = await api.post(PURCHASES, content=drip(), headers=headers)
+
+    assert_is_problem(answer, 408)
+    assert answer.headers["Connection"] == "close"
 
 
 async def test_head_is_answered_wherever_get_is(api: httpx.AsyncClient, issuer: Any) -> None:

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,10 @@ def test_leftovers_are_found_by_their_mark_and_ended(tmp_path: Path) -> None:
     ours = subprocess.Popen(["/bin/sleep", "60"], env=mark(tmp_path))
     others = subprocess.Popen(["/bin/sleep", "60"], env=mark(tmp_path / "another"))
     try:
+        # The kernel shows a new program's environment a moment after it runs.
+        deadline = time.monotonic() + 5
+        while not find_leftovers(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert find_leftovers(tmp_path) == [ours.pid]
 
         assert end_leftovers(tmp_path) == 1

@@ -124,7 +124,7 @@ class TransactionMiddleware:
         except (DeterminateError, falcon.HTTPError) as ex:
             unit.discard_writes()
             self._render(ex, req, draft)
-        if draft.stream is not None:
+        if draft.stream is not None or draft.sse is not None:
             raise TypeError(f"{req.uri_template}: a mutation cannot stream its answer, it would not be stored")
         body = await draft.render_body() or b""
         return Record(

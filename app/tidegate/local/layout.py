@@ -117,6 +117,9 @@ class Layout:
                 f"the socket path {os.fsdecode(longest)} is too long: {len(longest)} bytes, unix sockets allow "
                 f"{MAXIMUM_SOCKET_PATH_BYTES - SOCKET_SUFFIX_BYTES}; choose a shorter directory, as in --state /tmp/tidegate"
             )
+        for path in (self.state, self.tiers):
+            if any(mark in str(path) for mark in (" #", " ;")):
+                raise LocalRunError(f"the path {path} has a comment sign of supervisord in it: choose one without ' #' and ' ;'")
         self.claim()
         for path in (self.store, self.keys, self.logs, *(region.directory for region in self.regions)):
             make_private_directory(path)
@@ -125,16 +128,18 @@ class Layout:
         """Make the state directory ours: create it, or find that it is ours already.
 
         Raises:
-            LocalRunError: It holds something else, or its path is one that supervisord cannot take.
+            LocalRunError: It holds something else, or cannot be read or written.
         """
-        for path in (self.state, self.tiers):
-            if any(mark in str(path) for mark in (" #", " ;")):
-                raise LocalRunError(f"the path {path} has a comment sign of supervisord in it: choose one without ' #' and ' ;'")
         marker = self.state / MARKER
-        if self.state.is_dir() and not marker.exists() and any(self.state.iterdir()):
-            raise LocalRunError(f"the directory {self.state} holds something else: choose another --state, or an empty one")
-        make_private_directory(self.state)
-        marker.touch()
+        # Directories of runs before there was a marker are known by their key.
+        is_ours = marker.exists() or (self.keys / "issuer.pem").exists()
+        try:
+            if self.state.is_dir() and not is_ours and any(self.state.iterdir()):
+                raise LocalRunError(f"the directory {self.state} holds something else: choose another --state, or an empty one")
+            make_private_directory(self.state)
+            marker.touch()
+        except OSError as ex:
+            raise LocalRunError(f"cannot use the directory {self.state}: {ex.strerror}") from ex
 
 
 def make_private_directory(path: Path) -> None:

@@ -1,5 +1,6 @@
 """One local run from its first file to its last process; called by `up.py` and `tour.py`."""
 
+import os
 import subprocess
 import time
 from collections import deque
@@ -102,8 +103,6 @@ class Run:
             return []  # still starting, or just ending: the next look tells
         crashed = [p for p in processes if p.is_wanted and not p.is_running and p.ended_at not in self._reported]
         self._reported.update(process.ended_at for process in crashed)
-        for process in crashed:
-            self.supervision.end_orphans(process.name)
         return crashed
 
     def crash_report(self, process: Process) -> str:
@@ -122,13 +121,15 @@ class Run:
     def take_refusals(self) -> list[str]:
         """What the operator has refused since the last look, a sentence each."""
         try:
-            with self.layout.log(OPERATOR).open(errors="replace") as file:
+            with self.layout.log(OPERATOR).open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._operator_log_read:
+                    self._operator_log_read = 0  # supervisord began another file
                 file.seek(self._operator_log_read)
-                lines = [line for line in iter(file.readline, "") if line.endswith("\n")]
-                self._operator_log_read += sum(len(line.encode(errors="replace")) for line in lines)
+                lines = [line for line in file if line.endswith(b"\n")]
         except OSError:
             return []
-        return [line.partition("]")[2].strip() for line in lines if "[error" in line]
+        self._operator_log_read += sum(map(len, lines))
+        return [line.decode(errors="replace").partition("]")[2].strip() for line in lines if b"[error" in line]
 
     def _missing(self) -> str:
         for region in self.layout.regions:

@@ -1,0 +1,46 @@
+"""Which requests are mutations."""
+
+import pytest
+
+from tidegate.routing import Router
+
+
+class Resource:
+    async def on_get(self, req, resp): ...
+
+    async def on_post(self, req, resp): ...
+
+    async def on_move(self, req, resp): ...
+
+    async def on_patch_item(self, req, resp): ...
+
+
+def test_every_method_but_the_safe_ones_is_a_mutation():
+    """IDEM-1: those of WebDAV too, and responders with a suffix."""
+    router, resource = Router(), Resource()
+    router.add_route("/x", resource, _asgi=True)
+    router.add_route("/x/{id}", resource, suffix="item", _asgi=True)
+
+    assert router.mutations == {
+        ("/x", "POST"): resource.on_post,
+        ("/x", "MOVE"): resource.on_move,
+        ("/x/{id}", "PATCH"): resource.on_patch_item,
+    }
+
+
+@pytest.mark.parametrize("again", ["/x", "//x", "/x/"])
+def test_a_route_is_not_replaced_without_a_word(again: str):
+    router = Router()
+    router.add_route("/x", Resource(), _asgi=True)
+
+    with pytest.raises(ValueError, match="routed already"):
+        router.add_route(again, Resource(), _asgi=True)
+
+
+def test_responders_of_unknown_methods_are_refused():
+    """Nobody knows whether they change something."""
+    router = Router()
+    router.options.default_to_on_request = True
+
+    with pytest.raises(TypeError):
+        router.add_route("/x", Resource(), _asgi=True)
