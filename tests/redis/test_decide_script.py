@@ -14,7 +14,9 @@ from tidegate.limits import vector
 from tidegate.limits.decision import Amounts
 from tidegate.limits.group_commit import Run
 from tidegate.limits.policy import policy_of
-from tidegate.limits.vector import LOG_FORM, Ask, Record, Shape, charges_of, shapes_of
+from tidegate.limits.record import Record, encode
+from tidegate.limits.shape import LOG_FORM, Shape, shapes_of
+from tidegate.limits.vector import Ask, charges_of
 from tidegate.limits.wire import answers, arguments, key_names
 
 KEY = "tg:1:usage:{0}:t"
@@ -95,7 +97,7 @@ def test_the_script_does_what_the_model_does(valkey, data, tiers, steps):
         history = data.draw(st.lists(records(clock(redis)), max_size=6, unique_by=lambda r: (r.shape.unit, r.shape.period_seconds)))
         redis.delete(KEY)
         if history:
-            redis.set(KEY, vector.encode(history), px=1_000_000)
+            redis.set(KEY, encode(history), px=1_000_000)
         for tier, amounts, count in steps:
             agree(redis, run_of(tiers[tier], amounts, count))
 
@@ -106,7 +108,7 @@ def test_bytes_of_unknown_form_are_replaced_and_never_raise(valkey, garbage, win
     """Also a sound vector that was cut short or continued."""
     with Redis(port=valkey.port) as redis:
         shapes = shapes_of(windows)
-        sound = vector.encode([Record(shape, 0, ()) if shape.is_log else Record(shape, 1, (1,) * shape.size) for shape in shapes])
+        sound = encode([Record(shape, 0, ()) if shape.is_log else Record(shape, 1, (1,) * shape.size) for shape in shapes])
         redis.set(KEY, garbage if isinstance(garbage, bytes) else sound[:garbage] if garbage % 2 else sound + bytes(garbage))
 
         agree(redis, run_of(windows, Amounts(), 3))
@@ -117,7 +119,7 @@ def test_a_vector_of_impossible_numbers_is_replaced_and_harms_no_neighbour(valke
     """Numbers that no worker can have written, in a vector of the right size: also where a sub-window has to turn."""
     windows = (Window("minute", 20, 60), Window("second", 40, 1))
     shapes = shapes_of(windows)
-    sound = vector.encode([Record(shape, 1, (0,) * shape.size) for shape in shapes])
+    sound = encode([Record(shape, 1, (0,) * shape.size) for shape in shapes])
     corrupt = bytearray(sound)
     struct.pack_into("<dd", corrupt, 2 + 5 * 2 + 4, older, newest)
     with Redis(port=valkey.port) as redis:

@@ -8,7 +8,8 @@ from tidegate.limits import vector
 from tidegate.limits.decision import Amounts, Decision, WindowState
 from tidegate.limits.denial_memory import CAPACITY, LONGEST_SECONDS, DenialMemory
 from tidegate.limits.policy import policy_of
-from tidegate.limits.vector import Ask, shapes_of
+from tidegate.limits.shape import shapes_of
+from tidegate.limits.vector import Ask
 
 START = 1_795_000_000_000_000
 TIERS = [Tier("t", (Window("second", 3, 1), Window("minute", limit, 60))) for limit in (20, 40)]

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from tidegate.contract.tier import Unit, Window
 from tidegate.limits import vector
-from tidegate.limits.vector import LOG_FORM, LOG_SIZE, WIDE, Ask, Record, Shape, shapes_of
+from tidegate.limits.record import Record, decode, encode
+from tidegate.limits.shape import LOG_FORM, LOG_SIZE, WIDE, Shape, shapes_of
+from tidegate.limits.vector import Ask
 
 START = 1_795_000_000_000_000
 PERIODS = (1, 3, 60)
@@ -166,7 +168,7 @@ def records(draw: st.DrawFn) -> Record:
 
 @given(st.lists(records(), max_size=9))
 def test_decoding_reverses_encoding(found: list[Record]):
-    assert vector.decode(vector.encode(found), START) == found
+    assert decode(encode(found), START) == found
 
 
 @given(st.binary(max_size=400) | st.binary(min_size=68, max_size=68).map(lambda tail: b"\x01\x01" + tail))
@@ -368,7 +370,7 @@ def test_of_too_many_windows_the_empty_ones_go_first():
     for period in range(2, 40):
         stored = charged([ask(period, 100, 1, form=10)], now=START + period * 500_000, stored=stored)
 
-    kept = vector.decode(stored, START + 39 * 500_000)
+    kept = decode(stored, START + 39 * 500_000)
     assert len(kept) == vector.MOST_WINDOWS
     assert 39 in {record.shape.period_seconds for record in kept}
 

@@ -1,7 +1,7 @@
 -- Decides a batch. For each run (equal requests of one identity) it grants as many as fit into every window of the tier, and charges
 -- those to all windows. One script, because two requests may take the last unit at the same instant. A refusal
 -- charges nothing, and writes only what a window begins with.
--- The model of one run is vector.py.
+-- The model of one run is vector.py, with shape.py and record.py.
 --
 -- KEYS[r]       usage vector of the identity of run r
 -- KEYS[n + r]   while identities have two names: the other one; a vector found under it is moved (n is the number of runs)

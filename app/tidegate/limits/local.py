@@ -12,7 +12,8 @@ from tidegate.contract.tier import Tier
 from tidegate.limits import vector
 from tidegate.limits.decision import Amounts, Decision, WindowState
 from tidegate.limits.errors import LimitStoreUnavailableError
-from tidegate.limits.vector import Ask, Outcome, charges_of, shapes_of
+from tidegate.limits.shape import shapes_of
+from tidegate.limits.vector import Ask, Outcome, charges_of
 
 CAPACITY = 50_000
 """Identities. Others are refused while no counted one has left: forgetting it sooner would refill it."""

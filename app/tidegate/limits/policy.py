@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from tidegate.contract.tier import Tier, Unit, Window
 from tidegate.limits.decision import Amounts
 from tidegate.limits.fields import LimitField, policy_field
-from tidegate.limits.vector import head_of, shapes_of
+from tidegate.limits.record import head_of
+from tidegate.limits.shape import shapes_of
 
 CAPACITY = 1024
 """Policies held at once: a fleet has few tiers, but every edit of one makes another object."""

@@ -9,11 +9,11 @@ from tidegate.contract import keys
 from tidegate.limits.decision import Windows, WindowState
 from tidegate.limits.group_commit import Run
 from tidegate.limits.policy import Policy
+from tidegate.limits.record import STATE
 
 _RUN = struct.Struct("<HIddd")
 _NOW = struct.Struct("<d")
 _ANSWER = struct.Struct("<IB")
-_STATE = struct.Struct("<IddB")
 _READING = struct.Struct("<dd")
 _WAIT_BYTES = 8
 _UNKNOWN, _PARTIAL, _BROKEN = 1, 4, 8
@@ -63,7 +63,7 @@ def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
             granted = len(run.callers)  # a charge grants nothing, and nobody who waits for one is refused
         if not flags:
             yield Answer(granted, partial(_states, run.policy, reply, at, now), (), now)
-            at += _STATE.size * len(run.policy.windows)
+            at += STATE.size * len(run.policy.windows)
         elif flags & _BROKEN:
             yield Answer(0, is_broken=True)
         else:
@@ -83,7 +83,7 @@ def _pack(run: Run[Any], place: int) -> bytes:
 
 
 def _states(policy: Policy, reply: bytes, at: int, now: float) -> Windows:
-    states = _STATE.iter_unpack(reply[at : at + _STATE.size * len(policy.windows)])
+    states = STATE.iter_unpack(reply[at : at + STATE.size * len(policy.windows)])
     # Only vectors whose newest sub-window is the running one are answered so.
     return tuple(
         WindowState(window, int(older + newest), (sub * (oldest + 1) - now % sub) / 1e6 if older or newest else 0.0)
