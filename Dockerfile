@@ -36,7 +36,7 @@ ENTRYPOINT ["kopf", "run", "--module", "tidegate_operator.handlers"]
 FROM base AS api
 COPY --from=api-environment /opt/tidegate /opt/tidegate
 EXPOSE 8000
-ENTRYPOINT ["gunicorn", "--config", "python:tidegate.gunicorn_config", "tidegate.asgi:app"]
+ENTRYPOINT ["gunicorn", "--config", "python:tidegate.server.gunicorn_config", "tidegate.asgi:app"]
 CMD ["--bind", "0.0.0.0:8000", "--workers", "2"]
 
 # For `tilt up` alone: files that the process may replace, and a start that takes them up again.

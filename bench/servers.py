@@ -30,7 +30,7 @@ from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "4"))
 IDENTITIES = 1_000
-SERVERS = {"gunicorn asgi": ["-k", "asgi"], "uvicorn-worker": ["-c", "python:tidegate.gunicorn_config"]}
+SERVERS = {"gunicorn asgi": ["-k", "asgi"], "uvicorn-worker": ["-c", "python:tidegate.server.gunicorn_config"]}
 SCENARIOS = (("bare", IDENTITIES), ("unlimited", IDENTITIES), ("limited", IDENTITIES), ("limited", 1))
 """Route and number of identities."""
 Sample = tuple[float, float]

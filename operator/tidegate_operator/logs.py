@@ -1,11 +1,8 @@
 """The operator's log format; called once at start by both entry points."""
 
-import json
 import logging
 import sys
-from typing import Any
 
-import msgspec
 import structlog
 
 
@@ -17,15 +14,8 @@ def configure_logging(level: str, form: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=False) if form == "plain" else structlog.processors.JSONRenderer(serializer=_serialize),
+            structlog.dev.ConsoleRenderer(colors=False) if form == "plain" else structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-
-
-def _serialize(event: dict[str, Any], **_: object) -> str:
-    try:
-        return msgspec.json.encode(event, enc_hook=str).decode()
-    except UnicodeEncodeError:  # a lone surrogate from outside must not cost the line, or whoever wrote it
-        return json.dumps(event, default=str)

@@ -98,7 +98,7 @@ def running(folder: Path, *arguments: str) -> Iterator[Valkey]:
 
 def worker_command(port: int) -> list[str]:
     """gunicorn with one worker, configured as in production."""
-    gunicorn = [sys.executable, "-m", "gunicorn", "tidegate.asgi:app", "-c", "python:tidegate.gunicorn_config"]
+    gunicorn = [sys.executable, "-m", "gunicorn", "tidegate.asgi:app", "-c", "python:tidegate.server.gunicorn_config"]
     return [*gunicorn, "--workers", "1", "--bind", f"127.0.0.1:{port}"]
 
 

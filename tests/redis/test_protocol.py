@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tidegate import protocol
-from tidegate.protocol import HEAD_BYTES, BoundedProtocol, JoinedWrites
+from tidegate.server import protocol
+from tidegate.server.protocol import HEAD_BYTES, BoundedProtocol, JoinedWrites
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -32,7 +32,7 @@ def start(port: int, valkey: Any, tmp_path: Path, issuer: Any) -> Iterator[Start
             "-m",
             "gunicorn",
             "-c",
-            "python:tidegate.gunicorn_config",
+            "python:tidegate.server.gunicorn_config",
             "tidegate.asgi:app",
             "--bind",
             f"127.0.0.1:{port}",

@@ -80,7 +80,7 @@ def find_valkey() -> str:
 def _region(layout: Layout, region: Region, keys: Keys, valkey: str) -> tuple[Program, ...]:
     redis = (*_valkey(valkey, region.directory, region.redis_socket), "--appendonly", "no")
     api = (
-        sys.executable, "-m", "gunicorn", "tidegate.asgi:app", "-c", "python:tidegate.gunicorn_config", "--no-control-socket",
+        sys.executable, "-m", "gunicorn", "tidegate.asgi:app", "-c", "python:tidegate.server.gunicorn_config", "--no-control-socket",
         "--workers", str(WORKERS_PER_REGION), "--bind", f"127.0.0.1:{region.api_port}",
     )  # fmt: skip
     # Hot restart would have both edges share one memory segment.

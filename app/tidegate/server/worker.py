@@ -15,7 +15,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from tidegate.protocol import BoundedProtocol
+from tidegate.server.protocol import BoundedProtocol
 from tidegate.settings import Settings
 from tidegate.telemetry import draining
 

@@ -1,4 +1,4 @@
-"""gunicorn's configuration: `gunicorn -c python:tidegate.gunicorn_config tidegate.asgi:app`.
+"""gunicorn's configuration: `gunicorn -c python:tidegate.server.gunicorn_config tidegate.asgi:app`.
 
 Bind address and number of workers come from the command line.
 """
@@ -7,7 +7,7 @@ from pathlib import Path
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes a private file in it
 
-worker_class = "tidegate.worker.DrainingWorker"
+worker_class = "tidegate.server.worker.DrainingWorker"
 # Above the drain plus the longest request, below the pod's terminationGracePeriodSeconds.
 graceful_timeout = 25
 # A worker that has not turned its event loop for this long is killed.
