@@ -1,7 +1,8 @@
 """One worker on one core: gunicorn's own `asgi` worker against ours (uvicorn on uvloop and httptools), with and without limiter.
 
 Alternated rounds in one run; wrk with 64 connections and Valkey on the other core; 1,000 identities, and one hot one. `bare` is Falcon with
-our middleware but no token, `unlimited` verifies the token, `limited` decides on three windows too. Prints medians, p99 and one JSON line.
+our middleware but no token, `unlimited` verifies the token, `limited` decides on three windows too. A third server is ours with Python's
+own thresholds of garbage collection. Prints medians, p99, the most memory that each worker ever had, and one JSON line.
 Run: `make bench-servers`.
 """
 
@@ -30,7 +31,12 @@ from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "4"))
 IDENTITIES = 1_000
-SERVERS = {"gunicorn asgi": ["-k", "asgi"], "uvicorn-worker": ["-c", "python:tidegate.server.gunicorn_config"]}
+OURS = ["-c", "python:tidegate.server.gunicorn_config"]
+SERVERS = {
+    "gunicorn asgi": ["-k", "asgi"],
+    "uvicorn-worker": OURS,
+    "same, default gc": [*OURS, "-k", "bench.default_collection.DefaultCollectionWorker"],
+}
 SCENARIOS = (("bare", IDENTITIES), ("unlimited", IDENTITIES), ("limited", IDENTITIES), ("limited", 1))
 """Route and number of identities."""
 Sample = tuple[float, float]
@@ -49,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         directory = Path(folder)
         environment = prepare(directory, stack)
-        ports = {}
+        ports, processes = {}, {}
         for number, (name, arguments) in enumerate(SERVERS.items()):
             ports[name] = 18080 + number
             command = [
@@ -65,6 +71,7 @@ def main() -> None:
             ]
             process = stack.enter_context(subprocess.Popen(["taskset", "-c", "0", *command, "--log-level", "warning"], env=environment))
             stack.callback(process.terminate)
+            processes[name] = process.pid
         results: dict[tuple[str, str, int], list[Sample]] = {(server, *scenario): [] for scenario in SCENARIOS for server in SERVERS}
         for server in SERVERS:
             wait_until_ready(ports[server])
@@ -73,7 +80,7 @@ def main() -> None:
                 sample = measure(directory, ports[server], route, identities)
                 if round_:  # The first round warms up.
                     samples.append(sample)
-        report(results)
+        report(results, {name: peak_mebibytes(pid) for name, pid in processes.items()})
 
 
 def prepare(directory: Path, stack: ExitStack) -> dict[str, str]:
@@ -121,7 +128,14 @@ def measure(directory: Path, port: int, route: str, identities: int) -> Sample:
     return float(rate[1]), float(p99[1]) * {"us": 0.001, "ms": 1, "s": 1000}[p99[2]]
 
 
-def report(results: dict[tuple[str, str, int], list[Sample]]) -> None:
+def peak_mebibytes(master: int) -> float:
+    (worker,) = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())
+    assert peak
+    return int(peak[1]) / 1024
+
+
+def report(results: dict[tuple[str, str, int], list[Sample]], peaks: dict[str, float]) -> None:
     rows = []
     print(f"{'server':16} {'route':10} {'identities':>10} {'requests/s':>10}  {'min..max':14} {'of unlimited':>12} {'p99 ms':>7}")
     for (server, route, identities), samples in results.items():
@@ -133,7 +147,9 @@ def report(results: dict[tuple[str, str, int], list[Sample]]) -> None:
         )
         spread = f"{min(rates):.0f}..{max(rates):.0f}"
         print(f"{server:16} {route:10} {identities:10} {median:10.0f}  {spread:14} {share:12.0%} {p99:7.1f}")
-    print(json.dumps({"bench": "servers", "rounds": ROUNDS, "rows": rows, "id": secrets.token_hex(4)}))
+    for server, peak in peaks.items():
+        print(f"{server:16} {peak:.0f} MiB at most")
+    print(json.dumps({"bench": "servers", "rounds": ROUNDS, "rows": rows, "peak_mebibytes": peaks, "id": secrets.token_hex(4)}))
 
 
 if __name__ == "__main__":
