@@ -1,29 +1,53 @@
-"""uvicorn's HTTP protocol with bounds on a request's head, refusals that are problems, and answers in one piece; used by `worker.py`."""
+"""uvicorn's HTTP protocol with bounds on what a client may send and leave unread, refusals that are problems, and answers in one piece.
+
+Used by `worker.py`. A connection may hold several requests at once (pipelining). uvicorn answers them in order; its `cycle` is always the
+newest, and its `pipeline` holds those that wait, the newest first.
+"""
 
 import asyncio
 import json
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
+import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 HEAD_BYTES = 32 * 1024
-"""Largest request line and fields together, give or take one read of the socket: four times the largest token (OWASP API4)."""
+"""Largest target and fields together: four times the largest token (OWASP API4)."""
 HEAD_SECONDS = 10.0
 """Longest time from a connection or the first byte of a request to the end of its head."""
 LINGER_SECONDS = 1.0
-"""How long a refused client's further bytes are thrown away: closed on unread bytes, a connection would take the answer with it."""
+"""How long an answered client may take to finish its request; and how long what it sends to a connection that ends is thrown away: closed
+on unread bytes, a connection would take the answer with it."""
+UNREAD_SECONDS = 30.0
+"""How long a client may leave its answers unread."""
 FRAMING_BYTES = 1024 * 1024
 """Most of a message after its head that is not its body: sizes of chunks, and trailers, which are thrown away."""
-TOO_LARGE = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The request line and its fields may have {HEAD_BYTES} bytes.")
+MOST_WAITING = 16
+"""Requests that wait behind one that is being answered. Whoever sends more gets these answers, and the connection closed."""
+
+Refusal = tuple[HTTPStatus, str]
+MALFORMED: Refusal = (HTTPStatus.BAD_REQUEST, "This is not a well-formed HTTP/1.1 request.")
+HEAD_TOO_LARGE: Refusal = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The request target and the fields may have {HEAD_BYTES} bytes.")
+FRAMING_TOO_LARGE: Refusal = (
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    f"Sizes of chunks and trailers may have {FRAMING_BYTES} bytes.",
+)
+HEAD_TOO_SLOW: Refusal = (HTTPStatus.REQUEST_TIMEOUT, f"The request's head did not arrive within {HEAD_SECONDS:.0f} s.")
+VERSION: Refusal = (HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are supported.")
+HOST: Refusal = (HTTPStatus.BAD_REQUEST, "A request has one Host field.")
+CODING: Refusal = (HTTPStatus.NOT_IMPLEMENTED, "The transfer coding chunked is supported.")
+UPGRADE: Refusal = (HTTPStatus.BAD_REQUEST, "A request to upgrade must have no content.")
+TOO_MANY: Refusal = (HTTPStatus.TOO_MANY_REQUESTS, f"At most {MOST_WAITING} requests may wait on one connection.")
 
 
-class HeadTooLargeError(Exception):
-    """Ends the parser's work on a request; uvicorn asks for the refusal then."""
+class RefusedError(Exception):
+    """Raised in a callback of the parser to end its work on a connection."""
 
 
 class JoinedWrites:
@@ -31,11 +55,17 @@ class JoinedWrites:
 
     uvicorn writes the two apart, which costs a system call; and a worker that is killed in between leaves the edge with half an answer,
     which it cannot take back and ask another region for.
+
+    Args:
+        transport: The connection.
+        loop: Its event loop.
+        close: Called instead of the transport's own, once everything is sent.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
         self._transport = transport
         self._loop = loop
+        self._close = close
         self._head = b""
 
     def __getattr__(self, name: str) -> Any:
@@ -58,15 +88,10 @@ class JoinedWrites:
             head, self._head = self._head, b""
             self._transport.write(head)
 
-    def write_eof(self) -> None:
-        """Send what is held, and then nothing more."""
-        self.flush()
-        self._transport.write_eof()
-
     def close(self) -> None:
         """Send what is held, and close."""
         self.flush()
-        self._transport.close()
+        self._close()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -74,85 +99,161 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._head_bytes = 0
         self._is_in_head = True
-        self._framing_bytes = 0
-        self._is_refused = False
+        """Between the end of one request and the end of the next one's head."""
+        self._read_bytes = 0
+        """Since the newest head began, or after it and not of its content; 0 while no head has begun."""
+        self._head_bytes = 0
+        self._ignores_input = False
+        self._refusal = MALFORMED
         self._patience: asyncio.TimerHandle | None = None
-        self._refusal = (HTTPStatus.BAD_REQUEST, "This is not a well-formed HTTP/1.1 request.")
+        """Until the client has sent a head, or the rest of a request that is answered already."""
+        self._unread: asyncio.TimerHandle | None = None
+        self._end: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, and wait for its first request for a while."""
-        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]  # it is one in all that uvicorn asks of it
+        self._socket = transport
+        super().connection_made(JoinedWrites(transport, self.loop, self._close))  # type: ignore[arg-type]  # all that uvicorn asks of it
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of a connection."""
-        self._stop_waiting()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        for timer in (self._patience, self._unread, self._end):
+            if timer is not None:
+                timer.cancel()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that sends no more still gets the answers to what it sent whole; returns whether the connection stays for that."""
+        if self._is_in_head and self._is_answer_due():
+            self.cycle.keep_alive = False
+            return True
+        return False
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, within bounds."""
-        if self._is_refused:
+        if self._ignores_input:
             return
-        if not self._is_in_head:
-            self._framing_bytes += len(data)
-        elif self._head_bytes or data.strip(b"\r\n"):
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._is_refused:
+        if self._is_in_head and not self._read_bytes:
+            data = data.lstrip(b"\r\n")  # a stray line end begins no request, nor ends a pause
+            if not data:
+                return
+        self._read_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
             return
-        if (self._is_in_head and self._head_bytes > HEAD_BYTES) or self._framing_bytes > FRAMING_BYTES:
-            self._refuse(*TOO_LARGE)
-        elif self._is_in_head and self._head_bytes and self._patience is None:
-            self._wait_for_head()
+        except httptools.HttpParserError:
+            self._refuse(*self._refusal)
+            return
+        if self._is_in_head:
+            self._expect_head()
+        elif self._read_bytes > FRAMING_BYTES:
+            self._refuse(*FRAMING_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Begin to count a head, also one that came along with the end of the request before."""
         super().on_message_begin()
-        self._head_bytes = max(1, self._head_bytes)
+        self._unset_keepalive_if_required()
+        self._read_bytes = max(1, self._read_bytes)
+        self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
+        super().on_url(url)
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field of the head. One that comes after the body is a trailer, and no trailer is a header (RFC 9110, 6.5.1)."""
         if self._is_in_head:
             super().on_header(name, value)
+            self._count_head(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, or to wait for the answers to the requests before."""
+        self._stop_waiting()
+        self._check_head()
+        super().on_headers_complete()
+        self._is_in_head, self._read_bytes = False, 0
+        if self.parser.should_upgrade():
+            # It is answered as if it had not asked (RFC 9110, 7.8). The parser takes what follows for another protocol, and so do we.
+            self.cycle.keep_alive = False
+            self._ignores_input = True
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
-        self._framing_bytes -= len(body)
+        self._read_bytes -= len(body)
         super().on_body(body)
-
-    def on_headers_complete(self) -> None:
-        """Begin to answer."""
-        self._is_in_head = False
-        self._stop_waiting()
-        # What was counted may hold the begin of a body, so only then is it worth an exact look.
-        if self._head_bytes > HEAD_BYTES and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
-            self._refusal = TOO_LARGE
-            raise HeadTooLargeError
-        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Expect the head of the next request."""
         super().on_message_complete()
-        self._is_in_head, self._head_bytes, self._framing_bytes = True, 0, 0
+        self._stop_waiting()
+        self._is_in_head, self._read_bytes = True, 0
+        if self.cycle.response_complete:
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
-        """Go on with the next request. There is none while the client has not finished this one, and nobody waits for its rest."""
+        """Go on with the next request. A client that was answered early may end its own first, but nobody waits for that for long."""
         super().on_response_complete()
-        if not self._is_in_head:
-            self._linger()
+        if not self._is_in_head and self.cycle.response_complete and self._end is None:
+            self._patience = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser, or this class in its callbacks, does not take."""
-        self._refuse(*self._refusal)
+    def pause_writing(self) -> None:
+        """Have the application wait for a client that does not read, but not for ever."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self._socket.abort)
+
+    def resume_writing(self) -> None:
+        """Go on with an answer."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _is_answer_due(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES:
+            self._reject(HEAD_TOO_LARGE)
+
+    def _check_head(self) -> None:
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._reject(VERSION)
+        names = [name for name, _ in self.headers]
+        hosts = names.count(b"host")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._reject(HOST)
+        if b"transfer-encoding" in names and any(n == b"transfer-encoding" and v.lower() != b"chunked" for n, v in self.headers):
+            self._reject(CODING)
+        if self.parser.should_upgrade() and (b"content-length" in names or b"transfer-encoding" in names):
+            # The parser would take the content for the next request.
+            self._reject(UPGRADE)
+        if len(self.pipeline) >= MOST_WAITING:
+            self._reject(TOO_MANY)
+
+    def _reject(self, refusal: Refusal) -> NoReturn:
+        self._refusal = refusal
+        raise RefusedError
+
+    def _expect_head(self) -> None:
+        if self._read_bytes > HEAD_BYTES:
+            self._refuse(*HEAD_TOO_LARGE)
+        elif self._read_bytes and self._patience is None:
+            self._wait_for_head()
 
     def _wait_for_head(self) -> None:
         self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        if self._head_bytes:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly.")
+        if self._read_bytes:
+            self._refuse(*HEAD_TOO_SLOW)
         else:
             self.transport.close()
 
@@ -162,34 +263,55 @@ class BoundedProtocol(HttpToolsProtocol):
             self._patience = None
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            # An answer is under way, and is the last: no other may be written into it.
-            self._stop_waiting()
-            self._is_refused = True
-            self.cycle.keep_alive = False
-            if not self._is_in_head:
-                # Its request is what goes wrong: the application, which waits for the rest, is told that nothing more comes.
-                self.transport.close()
-            return
-        instance = f"urn:uuid:{uuid.uuid4()}"
-        log.info("request refused", instance=instance, status=int(status), reason=detail)
-        problem = {
-            "type": "about:blank",
-            "title": status.phrase,
-            "status": int(status),
-            "instance": instance,
-            "detail": detail,
-        }
-        body = json.dumps(problem).encode()
-        fields = (
-            b"content-type: application/problem+json\r\ncache-control: no-store\r\nconnection: close\r\n"
-            b"content-length: " + str(len(body)).encode() + b"\r\n\r\n"
-        )
-        self.transport.write(STATUS_LINE[status] + fields + body)
-        self._linger()
-
-    def _linger(self) -> None:
         self._stop_waiting()
-        self._is_refused = True
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._ignores_input = True
+        if self._is_answer_due():
+            self.cycle.keep_alive = False
+            if self._is_in_head:
+                # What goes wrong came behind a request that is whole: its answer is the last, and nothing is written into it.
+                return
+            if self.pipeline:
+                self.pipeline[0] = (self.cycle, _refusing(status, detail))
+                return
+            # Whatever the application still says is not written behind the refusal.
+            self.cycle.disconnected = True
+        if self._is_in_head or not self.cycle.response_started:
+            fields, body = _problem(status, detail)
+            lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+            self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
+        self.transport.close()
+
+    def _close(self) -> None:
+        if self._end is not None:
+            return
+        self._stop_waiting()
+        if self._is_in_head and not self._ignores_input:
+            self._socket.close()
+            self._end = self.loop.call_later(UNREAD_SECONDS, self._socket.abort)
+            return
+        self._ignores_input = True
+        if not self._socket.is_closing():
+            self._socket.write_eof()
+        self._end = self.loop.call_later(LINGER_SECONDS, self._socket.abort)
+
+
+def _problem(status: HTTPStatus, detail: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    instance = f"urn:uuid:{uuid.uuid4()}"
+    log.info("request refused", instance=instance, status=int(status), reason=detail)
+    body = json.dumps({"type": "about:blank", "title": status.phrase, "status": status, "instance": instance, "detail": detail}).encode()
+    fields = [
+        (b"content-type", b"application/problem+json"),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    return fields, body
+
+
+def _refusing(status: HTTPStatus, detail: str) -> Any:
+    async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
+        fields, body = _problem(status, detail)
+        await send({"type": "http.response.start", "status": status, "headers": fields})
+        await send({"type": "http.response.body", "body": body})
+
+    return refuse

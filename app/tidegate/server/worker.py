@@ -54,7 +54,15 @@ class DrainingServer(Server):
 class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # the package has no type information
     """uvicorn on uvloop and httptools, draining; `TIDEGATE_DRAIN_SECONDS` says how long."""
 
-    CONFIG_KWARGS = {"loop": "uvloop", "http": BoundedProtocol, "server_header": False, "access_log": False, "lifespan": "on", "ws": "none"}
+    CONFIG_KWARGS = {
+        "loop": "uvloop",
+        "http": BoundedProtocol,
+        "server_header": False,
+        "access_log": False,
+        "proxy_headers": False,
+        "lifespan": "on",
+        "ws": "none",
+    }
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
