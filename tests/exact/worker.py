@@ -5,7 +5,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +49,23 @@ async def pause(scenario: str) -> None:
             await asyncio.sleep(0)
 
 
-async def ask(limiter: RedisLimiter, tiers: Sequence[Tier], scenario: str, until: float) -> None:
+async def ask(limiter: RedisLimiter, tiers: Mapping[str, Sequence[Tier]], scenario: str, edited_at: float, until: float) -> None:
     while time.time() < until:
         # Half-way the tier is edited: the limits change, and the periods of two windows.
-        tier = tiers[time.time() > until - 1.5]
+        key = random.choice("ab")
+        tier = tiers[key][time.time() > edited_at]
         try:
-            await limiter.decide((random.choice("ab"),), tier, Amounts(cost=random.choice(COSTS)))
+            await limiter.decide((key,), tier, Amounts(cost=random.choice(COSTS)))
         except LimitStoreUnavailableError:
             await asyncio.sleep(0.01)
         await pause(scenario)
 
 
-async def main(url: str, scenario: str, tiers_file: str, until: str) -> None:
-    tiers = [Tier.from_spec("t", spec) for spec in json.loads(Path(tiers_file).read_text())]
+async def main(url: str, scenario: str, tiers_file: str, edited_at: str, until: str) -> None:
+    tiers = {key: [Tier.from_spec("t", spec) for spec in pair] for key, pair in json.loads(Path(tiers_file).read_text()).items()}
     async with Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)) as redis:
         limiter = WritingLimiter(redis)
-        await asyncio.gather(*(ask(limiter, tiers, scenario, float(until)) for _ in range(16)))
+        await asyncio.gather(*(ask(limiter, tiers, scenario, float(edited_at), float(until)) for _ in range(16)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidegate.contract.tier import Unit, Window
@@ -365,14 +365,35 @@ def test_a_clock_that_goes_back_locks_nobody_out_for_the_length_of_the_step(form
     assert vector.decide(refused.vector, [ask(1, 1, 1, form=form)], back + wait).granted
 
 
-def test_of_too_many_windows_the_empty_ones_go_first():
-    stored = charged([ask(1, 10, 1)])
-    for period in range(2, 40):
-        stored = charged([ask(period, 100, 1, form=10)], now=START + period * 500_000, stored=stored)
+def test_of_too_many_windows_an_empty_one_goes_first():
+    records = [
+        Record(shape, shape.index_at(START), (0,) * 10, period % 7) for period in range(1, 17) for shape in [Shape(REQUESTS, period, 10)]
+    ]
 
-    kept = decode(stored, START + 39 * 500_000)
-    assert len(kept) == vector.MOST_WINDOWS
-    assert 39 in {record.shape.period_seconds for record in kept}
+    kept = decode(charged([ask(99, 100, 1)], stored=encode(records)), START)
+
+    assert [record.shape.period_seconds for record in kept] == [*range(1, 14), 15, 16, 99]
+
+
+PERIODS_OF_COST = st.lists(st.integers(2, 3599), min_size=16, max_size=20, unique=True)
+LATER_WINDOWS = st.lists(
+    st.tuples(st.integers(1, 90) | st.integers(91, 3599), st.sampled_from((REQUESTS, COST)), st.integers(0, 80_000_000)), max_size=40
+)
+
+
+@given(PERIODS_OF_COST, LATER_WINDOWS)
+@example(before=list(range(101, 117)), after=[(1, REQUESTS, 5_000_000)] * 12)
+def test_no_usage_is_forgotten_however_many_windows_an_identity_had(before, after):
+    """RL-14: a tier that is edited for ever, or tiers that take turns. All within an hour, so that every grant counts to its end."""
+    stored, now, used = None, START, 0
+    for period in before:
+        stored = charged([ask(period, 10**6, 1, unit=COST)], stored=stored)
+    for period, unit, gap in after:
+        hourly = vector.decide(stored, [ask(3600, 10, 1)], now, charges={COST: 1})
+        assert hourly.granted == (used < 10)
+        stored = hourly.vector or stored
+        other = vector.decide(stored, [ask(period, 10**6, 1, unit=unit)], now, charges={REQUESTS: 1, COST: 1})
+        stored, used, now = other.vector, used + hourly.granted + other.granted, now + gap
 
 
 @pytest.mark.parametrize("form", [10, LOG_FORM])

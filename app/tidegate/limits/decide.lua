@@ -1,6 +1,6 @@
 -- Decides a batch. For each run (equal requests of one identity) it grants as many as fit into every window of the tier, and charges
--- those to all windows. One script, because two requests may take the last unit at the same instant. A refusal
--- charges nothing, and writes only what a window begins with.
+-- those to all windows. One script, because two requests may take the last unit at the same instant. A refusal charges nothing;
+-- it writes only where a window begins with usage, or where the clock went back.
 -- The model of one run is vector.py, with shape.py and record.py.
 --
 -- KEYS[r]       usage vector of the identity of run r
@@ -22,6 +22,7 @@
 --   All B + 1 count in full, so that no trailing period ever holds more than its limit.
 --   Log: older = number of requests; past = when each was granted, in milliseconds since the epoch, rounded up, mod 2^32, u32 x 16.
 local TURN, PAST, LOG, LOG_SIZE, MOST_WINDOWS = 4294967296, 3758096384, 144, 16, 16 -- PAST: of a turn, 43 days of milliseconds
+local LARGEST_SUM = 9007199254740992 -- up to which a double counts exactly
 local floor, ceil, min, max, sub, byte, pack, unpacked = math.floor, math.ceil, math.min, math.max, string.sub, string.byte, struct.pack, struct.unpack
 
 local time = redis.call('TIME')
@@ -131,7 +132,7 @@ end
 local function read_record(shape, vector, window, n, at) -- nil if no such record can have been written
   local head, older, newest, oldest = unpacked('<I4ddB', vector, 3 + 5 * n + 21 * (window - 1))
   local past, sum = {unpacked(shape.numbers, vector, at)}, 0
-  if newest % 1 ~= 0 or newest < 0 or older % 1 ~= 0 or older < 0 or older + newest > 9e15 then return nil end
+  if newest % 1 ~= 0 or newest < 0 or older % 1 ~= 0 or older < 0 or older + newest > LARGEST_SUM then return nil end
   if shape.form == LOG then
     if older > LOG_SIZE or newest > 0 then return nil end
   else
@@ -212,11 +213,19 @@ local function begin(shape, held) -- a new window goes on from what is known to 
   return record
 end
 
+local function has_longer(records, record) -- one of its unit and no shorter period: charged alike, so it knows all that `record` does
+  for _, other in ipairs(records) do
+    if other ~= record and other.shape.unit % 4 == record.shape.unit % 4 and other.shape.period >= record.shape.period then return true end
+  end
+  return false
+end
+
 local function drop_some(policy, records) -- windows of other tiers of this identity; first those that count nothing
   for _, is_empty in ipairs({true, false}) do
     for i = #records, 1, -1 do
+      local record = records[i]
       if #records <= MOST_WINDOWS then return end
-      if not policy.places[records[i].shape.key] and (used(records[i]) == 0) == is_empty then table.remove(records, i) end
+      if not policy.places[record.shape.key] and (used(record) == 0 or not is_empty and has_longer(records, record)) then table.remove(records, i) end
     end
   end
 end

@@ -15,8 +15,8 @@ TURN = 2**32
 PAST = 2**32 - 2**29
 """Indexes and instants are stored modulo `TURN`; what seems this much later or more is ahead of a clock that went back. In milliseconds
 43 days, so longer than any window, and 6 days ahead."""
-LARGEST_SUM = 9e15
-"""About the largest number that a double counts exactly; more was never written."""
+LARGEST_SUM = 2**53
+"""The largest number up to which a double counts exactly; more was never written."""
 
 STATE = struct.Struct("<IddB")
 """Index of the newest sub-window, sum of the past, newest, and the place of the oldest that counts."""

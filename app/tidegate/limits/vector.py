@@ -79,14 +79,22 @@ def _records(held: Sequence[Record], asked: Mapping[tuple[int, int], Ask], now: 
 
 
 def _drop_some(records: list[Record], asked: Mapping[tuple[int, int], Ask]) -> list[Record]:
-    """At most `MOST_WINDOWS`: of those that this tier lacks, first the empty ones go, from the end."""
+    """At most `MOST_WINDOWS`: of those that this tier lacks, the empty ones go first, then those that a longer one of their unit covers."""
     for is_empty in (True, False):
         for place in range(len(records) - 1, -1, -1):
             if len(records) <= MOST_WINDOWS:
                 return records
-            if records[place].shape.key not in asked and (records[place].used == 0) is is_empty:
+            record = records[place]
+            if record.shape.key not in asked and (record.used == 0 or (not is_empty and _has_longer(records, record))):
                 del records[place]
     return records
+
+
+def _has_longer(records: list[Record], record: Record) -> bool:
+    return any(
+        other is not record and other.shape.unit % 4 == record.shape.unit % 4 and other.shape.period_seconds >= record.shape.period_seconds
+        for other in records
+    )
 
 
 def _is_checked(record: Record, asked: Mapping[tuple[int, int], Ask]) -> bool:
