@@ -1,8 +1,15 @@
-"""What an API worker needs besides servers: keys of a local run, tokens signed with them, and its settings."""
+"""What an API worker needs besides servers: keys of a local run, tokens signed with them, and its settings. And a slow network."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from tests.conftest import Valkey
 
 from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
 
@@ -27,3 +34,40 @@ class Issuer:
 @pytest.fixture
 def issuer(tmp_path: Path) -> Issuer:
     return Issuer(tmp_path / "keys")
+
+
+@asynccontextmanager
+async def slow_way(port: int, latency_seconds: float) -> AsyncIterator[int]:
+    """A port whose connections lead to `port`, each way as late as that."""
+    loop, ends = asyncio.get_running_loop(), set[asyncio.StreamWriter]()
+
+    async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                loop.call_later(latency_seconds, target.write, data)
+        target.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        ends.update((writer, back))
+        await asyncio.gather(forward(reader, back), forward(there, writer))
+
+    async with await asyncio.start_server(connect, "127.0.0.1") as server:
+        yield server.sockets[0].getsockname()[1]
+        for end in ends:
+            end.close()
+        await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
+
+
+@pytest.fixture
+async def slowly(valkey: Valkey) -> AsyncIterator[Callable[..., object]]:
+    """`await slowly(latency_seconds)`: a client of the flushed Valkey over a network that takes so long each way."""
+    async with AsyncExitStack() as stack:
+
+        async def client(latency_seconds: float) -> Redis:
+            port = await stack.enter_async_context(slow_way(valkey.port, latency_seconds))
+            return await stack.enter_async_context(
+                Redis(port=port, socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0))
+            )
+
+        yield client

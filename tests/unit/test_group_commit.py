@@ -5,7 +5,7 @@ from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, rule
 
 from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts
@@ -30,7 +30,7 @@ class Waiter:
 
 
 class Gathering(RuleBasedStateMachine):
-    """Any order of arrivals, departures, batches and landings."""
+    """Any order of arrivals, departures, batches, landings and losses."""
 
     waiters = Bundle("waiters")
 
@@ -69,11 +69,13 @@ class Gathering(RuleBasedStateMachine):
     def land(self) -> None:
         if self.in_flight:
             self.in_flight -= 1
-            self.commit.landed()
+            self.commit.land()
 
-    @invariant()
-    def no_more_are_under_way_than_allowed(self) -> None:
-        assert self.in_flight <= BATCHES_IN_FLIGHT
+    @rule()
+    def drain(self) -> None:
+        drained = by_key(self.commit.drain())
+        assert {key: found for key, found in self.expected.items() if found} == drained
+        self.expected.clear()
 
 
 def by_key(batch: Sequence[Run[Waiter]]) -> dict[str, list[tuple[Waiter, object, Amounts]]]:
@@ -111,6 +113,17 @@ def test_charges_after_the_fact_add_up_and_are_due_though_nobody_waits():
     assert run.amounts.response_bytes == 123
 
 
+def test_whoever_has_waited_too_long_is_told_apart():
+    commit: GroupCommit[Waiter] = GroupCommit()
+    for at in (1.0, 2.0, 3.0):
+        commit.add((str(at),), POLICIES[0], Amounts(), Waiter(), now=at)
+
+    overdue = [run.tids[0] for run in commit.drain_older(2.5)]
+
+    assert overdue == ["1.0", "2.0"]
+    assert [run.tids[0] for run in commit.take()] == ["3.0"]
+
+
 @given(st.integers(1, 400))
 def test_a_batch_is_bounded_and_the_rest_follows(identities: int):
     """Redis must not be held for a millisecond."""
@@ -121,7 +134,7 @@ def test_a_batch_is_bounded_and_the_rest_follows(identities: int):
     sizes = []
     while batch := commit.take():
         sizes.append(len(batch))
-        commit.landed()
+        commit.land()
 
     assert max(sizes) <= BATCH_MICROSECONDS / 8 + 1
     assert sum(sizes) == identities

@@ -4,6 +4,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib import resources
 
 import structlog
@@ -21,6 +22,8 @@ from tidegate.limits.wire import Answer, answers, arguments, key_names
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+GRACE_SECONDS = 0.005
+"""Added to an overdue decision's time: if this worker stood still, the answer is here, but not read yet."""
 LOOK = Amounts(response_bytes=0)
 
 Caller = asyncio.Future[Decision]
@@ -79,17 +82,24 @@ class RedisLimiter:
 
     def _flush(self) -> None:
         self._is_flush_due = False
-        _fail(self._commit.drain_older(time.monotonic() - self._deadline_seconds), "no turn at the region's Redis in time")
         while batch := self._commit.take():
             flight = _Flight(batch)
             task = asyncio.create_task(self._send(flight))
             self._flights.add(task)
-            task.add_done_callback(self._flights.discard)
+            task.add_done_callback(partial(self._end, flight))
+
+    def _end(self, flight: "_Flight", task: asyncio.Task[None]) -> None:
+        self._flights.discard(task)
+        if task.cancelled():
+            self._lose(flight, "this worker stops")
+        elif error := task.exception():
+            log.error("a batch ended unexpectedly", exc_info=error)
+            self._lose(flight, "unexpected error")
 
     async def _send(self, flight: "_Flight") -> None:
         asked_at = time.monotonic()
         # Not by cancellation: what is slow may be the connecting, which must be allowed to come to an end or there never is a connection.
-        timer = asyncio.get_running_loop().call_later(self._deadline_seconds, self._lose, flight, "no answer in time")
+        flight.timer = asyncio.get_running_loop().call_later(self._deadline_seconds, self._expire, flight)
         try:
             reply = await self._script(keys=key_names(flight.runs), args=arguments(flight.runs))
             found = list(answers(flight.runs, reply))
@@ -98,33 +108,34 @@ class RedisLimiter:
         except (struct.error, TypeError, ValueError) as ex:
             log.error("the script's reply cannot be read", reason=str(ex))
             self._lose(flight, "its reply cannot be read")
-        except asyncio.CancelledError:
-            _fail(flight.runs, "this worker stops")
-            raise
         else:
             self._land(flight, found, asked_at)
         finally:
-            timer.cancel()
+            flight.timer.cancel()
+
+    def _expire(self, flight: "_Flight") -> None:
+        flight.timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._lose, flight, "no answer in time")
 
     def _land(self, flight: "_Flight", found: Sequence[Answer], asked_at: float) -> None:
         if flight.is_over:
             return
         flight.is_over = True
-        self._commit.landed()
+        self._commit.land()
         self._circuit.close()
         for run, answer in zip(flight.runs, found, strict=True):
             self._settle(run, answer, asked_at)
-        # A refusal writes nothing, so it does not show that a full or read-only Redis takes writes again.
+        # A refusal charges nothing, so it does not show that a full or read-only Redis takes writes again.
         if self._is_lost and any(answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)):
             self._is_lost = False
             log.warning("limits are decided again")
+        _fail(self._commit.drain_older(time.monotonic() - self._deadline_seconds), "no turn at the region's Redis in time")
         self._flush()
 
     def _lose(self, flight: "_Flight", reason: str) -> None:
         if flight.is_over:
             return
         flight.is_over = True
-        self._commit.landed()
+        self._commit.land()
         self._circuit.open(time.monotonic())
         if not self._is_lost:
             self._is_lost = True
@@ -154,7 +165,8 @@ class RedisLimiter:
 class _Flight:
     """A batch under way; over when it was answered, or given up and whatever still comes of it ignored."""
 
-    __slots__ = ("is_over", "runs")
+    __slots__ = ("is_over", "runs", "timer")
+    timer: asyncio.TimerHandle
 
     def __init__(self, runs: list[Run[Caller]]) -> None:
         self.runs = runs
