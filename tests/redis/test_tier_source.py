@@ -296,6 +296,20 @@ async def test_a_flushed_region_keeps_the_last_tiers_until_it_is_filled_again(re
     await eventually(lambda: limit(source, "free") == 20)
 
 
+async def test_a_flushed_region_makes_no_worker_believe_that_it_is_alone(redis: Redis, make: Make, eventually: Eventually) -> None:
+    """RL-13: each would take the whole limit for its share."""
+    sources = [await make(f"worker-{number}") for number in range(3)]
+    await eventually(lambda: [source.workers for source in sources] == [3, 3, 3])
+
+    await redis.flushall()
+    smallest = 3
+    while len(await heartbeats(redis)) < 3:
+        smallest = min(smallest, *(source.workers for source in sources))
+        await asyncio.sleep(0.001)
+
+    assert smallest == 3
+
+
 async def test_a_start_without_redis_has_the_last_good_tiers(
     make: Make, valkeys: Callable[..., Any], eventually: Eventually, last_good: Path
 ) -> None:

@@ -17,13 +17,15 @@ from tidegate.limits.vector import Ask, Outcome, charges_of
 
 CAPACITY = 50_000
 """Identities. Others are refused while no counted one has left: forgetting it sooner would refill it."""
+ROOM_SECONDS = 1
+"""Room is looked for this often: reading every identity takes some milliseconds."""
 
 
 class LocalLimiter:
     """Decides on its own share of every limit.
 
     Args:
-        workers: How many workers the region had when it last answered, this one included; 0 if it never did.
+        workers: How many workers share the region's limits, this one included; 0 if that was never heard.
         clock: Microseconds since the epoch.
     """
 
@@ -32,6 +34,7 @@ class LocalLimiter:
         self._clock = clock
         self._vectors: dict[str, tuple[bytes, int]] = {}
         """Vector, and the instant from which none of it counts."""
+        self._look_at = 0
 
     def decide(self, tid: str, tier: Tier, amounts: Amounts) -> Decision:
         """Charge `amounts` to every window of `tier` if all have room in this worker's share, else to none; a response always.
@@ -56,7 +59,9 @@ class LocalLimiter:
     def _make_room(self, tid: str, now: int) -> None:
         if len(self._vectors) < CAPACITY or tid in self._vectors:
             return
-        self._vectors = {known: entry for known, entry in self._vectors.items() if entry[1] > now}
+        if now >= self._look_at:
+            self._look_at = now + ROOM_SECONDS * 1_000_000
+            self._vectors = {known: entry for known, entry in self._vectors.items() if entry[1] > now}
         if len(self._vectors) >= CAPACITY:
             raise LimitStoreUnavailableError("no room to count another identity in this worker")
 

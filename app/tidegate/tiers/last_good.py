@@ -1,7 +1,10 @@
 """The file that holds the last tiers a worker enforced, for a start while Redis is away; called by `source.py`."""
 
 import json
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tidegate.contract.codec import encode_tier
@@ -14,7 +17,7 @@ class LastGoodError(TidegateError):
 
 
 def save(path: Path, documents: Documents) -> None:
-    """Replace the file whole, so that a reader or a crash never meets half of it.
+    """Replace the file whole, so that a reader, a crash or a full disk never leaves half of it.
 
     Raises:
         LastGoodError: It cannot be written.
@@ -24,11 +27,22 @@ def save(path: Path, documents: Documents) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own for each writer: the workers of a pod share the directory.
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file, _removed_on_error(file.name):
             file.write(content)
-        Path(file.name).replace(path)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
     except OSError as ex:
         raise LastGoodError(f"{path}: {ex.strerror}") from ex
+
+
+@contextmanager
+def _removed_on_error(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        Path(name).unlink()
+        raise
 
 
 def load(path: Path) -> Documents:

@@ -13,6 +13,7 @@ from tidegate.tiers import last_good as last_good_file
 from tidegate.tiers.errors import TiersUnavailableError
 from tidegate.tiers.last_good import LastGoodError
 from tidegate.tiers.regional import Published, RegionalTiers, RegionUnreachableError
+from tidegate.tiers.roster import Roster
 from tidegate.tiers.snapshot import Documents, TierSnapshot
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -46,7 +47,7 @@ class TierSource:
         self._documents = Documents()
         self._snapshot = self._documents.snapshot
         self._loaded_revision = 0
-        self._workers = 0
+        self._roster = Roster()
         self._heard_at = float("-inf")
         self._failures = 0
         self._unknown: set[str] = set()
@@ -60,8 +61,8 @@ class TierSource:
 
     @property
     def workers(self) -> int:
-        """How many workers the region had when it last answered, this one included; 0 if it never did."""
-        return self._workers
+        """How many workers share the region's limits, this one included; 0 if the region never answered."""
+        return self._roster.workers
 
     @property
     def connected(self) -> bool:
@@ -142,7 +143,7 @@ class TierSource:
             log.info("region reached again", revision=region.revision)
         self._failures = 0
         self._heard_at = time.monotonic()
-        self._workers = region.workers
+        self._roster.hear(region.workers, self._heard_at)
         return region.revision
 
     def _swap(self, published: Published) -> None:
@@ -174,6 +175,7 @@ class TierSource:
         if not self._failures:
             log.warning("region not reached, the last tiers stay", reason=str(reason), revision=self._snapshot.revision)
         self._failures += 1
+        self._roster.interrupt()
         first, longest = RETRY_SECONDS
         seconds = min(longest, first * 2 ** min(self._failures, 10))
         await asyncio.sleep(seconds * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
