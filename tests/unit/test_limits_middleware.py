@@ -125,6 +125,26 @@ async def test_a_shadow_tier_counts_and_refuses_nothing():
     assert len(limiter.asked) == 1
 
 
+@pytest.mark.parametrize("choice", ["Open", "Closed", "Local"])
+async def test_a_shadow_tier_refuses_nothing_without_redis_either(choice: str):
+    limiter = FakeLimiter()
+    limiter.is_away = True
+    async with conductor(limiter, workers=0, enforcement="Shadow", degradation={"onStoreLoss": choice}) as client:
+        response = await client.get("/thing")
+
+    assert (response.status_code, response.headers["Tidegate-Limits"]) == (200, "open")
+
+
+async def test_a_shadow_tier_charges_the_responses_that_it_would_have_given_if_it_were_enforced():
+    """What a refused request answers would otherwise stand in the way of those that follow it."""
+    limiter = FakeLimiter(room=1)
+    async with conductor(limiter, unit="ResponseBytes", enforcement="Shadow") as client:
+        for _ in range(3):
+            await client.get("/thing")
+
+    assert limiter.charged == [len(b'{"ok": true}')]
+
+
 @pytest.mark.parametrize(
     ("choice", "statuses", "said"),
     [("Open", [200] * 14, "open"), ("Closed", [503] * 14, None), ("Local", [200] * 12 + [429] * 2, "local")],

@@ -14,7 +14,16 @@ def tier(**spec: object) -> Tier:
 
 @pytest.mark.parametrize(
     ("method", "path", "cost"),
-    [("POST", "/v1/exports", 25), ("GET", "/v1/exports", 3), ("GET", "/v1/records/{record_id}", 0), ("GET", "/v1/usage", 1)],
+    [
+        ("POST", "/v1/exports", 25),
+        ("PUT", "/v1/exports", 3),
+        ("GET", "/v1/records/{record_id}", 0),
+        ("GET", "/v1/usage", 1),
+        ("GET", "/v1/search", 9),
+        ("HEAD", "/v1/search", 9),
+        ("HEAD", "/v1/list", 2),
+        ("GET", "/v1/list", 5),
+    ],
 )
 def test_the_first_cost_rule_that_matches_counts(method: str, path: str, cost: int):
     rules = [
@@ -22,6 +31,9 @@ def test_the_first_cost_rule_that_matches_counts(method: str, path: str, cost: i
         {"path": "/v1/exports", "cost": 3},
         {"path": "/v1/exports", "cost": 4},
         {"path": "/v1/records/{record_id}", "cost": 0},
+        {"methods": ["GET"], "path": "/v1/search", "cost": 9},
+        {"methods": ["HEAD"], "path": "/v1/list", "cost": 2},
+        {"methods": ["GET"], "path": "/v1/list", "cost": 5},
     ]
 
     assert policy_of(tier(costs=rules)).cost(method, path) == cost

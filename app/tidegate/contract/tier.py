@@ -77,7 +77,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class CostRule:
-    """A request of these methods (empty: all) on this path template costs `cost`."""
+    """A request of these methods (empty: all; GET is also HEAD) on this path template costs `cost`."""
 
     path: str
     cost: int

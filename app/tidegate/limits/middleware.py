@@ -28,7 +28,7 @@ class LimitsMiddleware:
     """Leaves the `Decision` on `req.context.decision`: None where limits do not apply or, with `onStoreLoss: Open`, cannot.
 
     A tier in Shadow is counted as if it were enforced; refusals are only logged, and no fields promise anything.
-    Without Redis the tier's `onStoreLoss` decides, and the response says which way in `Tidegate-Limits`.
+    Without Redis the tier's `onStoreLoss` decides, Open for one in Shadow, and the response says which way in `Tidegate-Limits`.
     """
 
     def __init__(self, limiter: Limiter, local: LocalLimiter) -> None:
@@ -65,7 +65,7 @@ class LimitsMiddleware:
         if is_enforced and not decision.granted:
             return
         policy = policy_of(tier)
-        if policy.counts_responses:
+        if policy.counts_responses and decision.granted:
             decision = await self._charge(req, resp) or decision
         if is_enforced:
             resp.set_header("RateLimit-Policy", policy.policy_field)
@@ -80,10 +80,11 @@ class LimitsMiddleware:
         try:
             return await self._limiter.decide(req.context.tids, tier, amounts)
         except LimitStoreUnavailableError:
-            if tier.on_store_loss is OnStoreLoss.CLOSED:
+            choice = tier.on_store_loss if tier.enforcement is Enforcement.ENFORCE else OnStoreLoss.OPEN
+            if choice is OnStoreLoss.CLOSED:
                 raise
-            req.context.store_loss = tier.on_store_loss
-            return None if tier.on_store_loss is OnStoreLoss.OPEN else self._local.decide(req.context.tids[0], tier, amounts)
+            req.context.store_loss = choice
+            return None if choice is OnStoreLoss.OPEN else self._local.decide(req.context.tids[0], tier, amounts)
 
     async def _charge(self, req: Request, resp: Response) -> Decision | None:
         tids, tier, response_bytes = req.context.tids, req.context.tier, await _response_bytes(req, resp)

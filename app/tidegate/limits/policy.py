@@ -50,9 +50,12 @@ class Policy:
         return tuple(window.name for window in self.windows if amounts.of(window.unit)[0] > window.limit)
 
     def cost(self, method: str, path_template: str) -> int:
-        """Cost of a request: that of the first rule for its method and its route's path template, else 1."""
+        """Cost of a request: that of the first rule for its method and its route's path template, else 1.
+
+        HEAD does the work of GET, so a rule for GET is one for HEAD too; one for HEAD alone may come before it.
+        """
         for rule in self.tier.costs:
-            if rule.path == path_template and (not rule.methods or method in rule.methods):
+            if rule.path == path_template and (not rule.methods or method in rule.methods or (method == "HEAD" and "GET" in rule.methods)):
                 return rule.cost
         return 1
 
