@@ -35,13 +35,16 @@ class Router(CompiledRouter):
 
         Raises:
             ValueError: There is such a route already: Falcon would replace it without a word.
-            TypeError: The router is to answer unknown methods with `on_request`, of which nobody knows whether they change something.
+            TypeError: The router is to answer unknown methods with `on_request`, of which nobody knows whether they change something; or
+                the resource has a truth of its own, and Falcon would serve one that is false without token, key and limits.
         """
         path = uri_template.strip("/")
         if path in self._templates:
             raise ValueError(f"{uri_template} is routed already")
         if self.options.default_to_on_request:
             raise TypeError("default_to_on_request is not supported: name the methods that a resource answers")
+        if hasattr(type(resource), "__bool__") or hasattr(type(resource), "__len__"):
+            raise TypeError(f"{uri_template}: a resource must not define __bool__ or __len__: while false, nothing would guard it")
         self._templates.add(path)
         responders = self.map_http_methods(resource, **options)
         self.mutations.update({(uri_template, method): responders[method] for method in responders.keys() - SAFE_METHODS})

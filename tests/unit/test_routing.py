@@ -37,6 +37,23 @@ def test_a_route_is_not_replaced_without_a_word(again: str):
         router.add_route(again, Resource(), _asgi=True)
 
 
+class Empty(Resource):
+    def __len__(self):
+        return 0
+
+
+class Unsure(Resource):
+    def __bool__(self):
+        return True
+
+
+@pytest.mark.parametrize("resource", [Empty(), Unsure()])
+def test_a_resource_with_a_truth_of_its_own_is_refused(resource: Resource):
+    """Falcon runs no middleware for one that is false, be it only for a moment: it would be served without a token."""
+    with pytest.raises(TypeError, match="__bool__ or __len__"):
+        Router().add_route("/x", resource, _asgi=True)
+
+
 def test_responders_of_unknown_methods_are_refused():
     """Nobody knows whether they change something."""
     router = Router()
