@@ -5,7 +5,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import falcon.asgi
 from falcon.asgi import Request, Response
@@ -40,11 +40,21 @@ MOST_CONNECTIONS = 64
 
 
 class App(falcon.asgi.App[Request, Response]):
-    """Falcon's application, which takes no half message for a whole one."""
+    """Falcon's application, which takes no half message for a whole one, and serves nothing but routes."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # type: ignore[override]  # of the WSGI base
         """Answer an ASGI scope."""
         await super().__call__(scope, whole_or_error(receive) if scope["type"] == "http" else receive, send)
+
+    def add_sink(self, *args: object, **options: object) -> NoReturn:
+        """Refuse, and static routes alike: Falcon calls the middleware that guard a resource for routes alone.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError("sinks and static routes would be served without token, key and limits: add a route")
+
+    add_static_route = add_sink
 
 
 @dataclass(frozen=True, slots=True)

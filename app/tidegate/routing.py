@@ -5,7 +5,7 @@ from typing import Any
 
 from falcon.routing import CompiledRouter
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY", "WEBSOCKET"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY"})
 """All others change something: those of WebDAV and of one's own, too."""
 
 Responder = Callable[..., Awaitable[None]]
@@ -36,7 +36,8 @@ class Router(CompiledRouter):
         Raises:
             ValueError: There is such a route already: Falcon would replace it without a word.
             TypeError: The router is to answer unknown methods with `on_request`, of which nobody knows whether they change something; or
-                the resource has a truth of its own, and Falcon would serve one that is false without token, key and limits.
+                the resource has a truth of its own, and Falcon would serve one that is false without token, key and limits; or it is
+                `public`, which leaves nobody to do a mutation for; or it has a WebSocket, which no middleware of ours guards.
         """
         path = uri_template.strip("/")
         if path in self._templates:
@@ -45,7 +46,12 @@ class Router(CompiledRouter):
             raise TypeError("default_to_on_request is not supported: name the methods that a resource answers")
         if hasattr(type(resource), "__bool__") or hasattr(type(resource), "__len__"):
             raise TypeError(f"{uri_template}: a resource must not define __bool__ or __len__: while false, nothing would guard it")
-        self._templates.add(path)
         responders = self.map_http_methods(resource, **options)
-        self.mutations.update({(uri_template, method): responders[method] for method in responders.keys() - SAFE_METHODS})
+        if "WEBSOCKET" in responders:
+            raise TypeError(f"{uri_template}: WebSockets are not supported: nothing would guard them")
+        mutations = responders.keys() - SAFE_METHODS
+        if mutations and getattr(resource, "public", False):
+            raise TypeError(f"{uri_template}: a public resource cannot answer {', '.join(sorted(mutations))}: a mutation needs a token")
+        self._templates.add(path)
+        self.mutations.update({(uri_template, method): responders[method] for method in mutations})
         super().add_route(uri_template, resource, **options)

@@ -152,6 +152,18 @@ async def test_readiness_names_what_is_missing_and_liveness_asks_nobody(api: htt
     assert ready.json() == {"status": "ok", "failed": []}
 
 
+async def test_sinks_and_static_routes_are_refused(api: httpx.AsyncClient) -> None:
+    """TOK-1: no middleware of a resource would run for them."""
+    app = api._transport.app
+
+    async def sink(req: Any, resp: Any, **params: str) -> None: ...
+
+    with pytest.raises(TypeError, match="without token"):
+        app.add_sink(sink, "/v1/sink")
+    with pytest.raises(TypeError, match="without token"):
+        app.add_static_route("/v1/static", str(ROOT / "docs"))
+
+
 async def test_half_a_message_is_not_carried_out(api: httpx.AsyncClient, issuer: Any) -> None:
     """RFC 9112, 8: the client is gone in the middle of its body; what came so far may be sound by chance."""
     events = iter([{"type": "http.request", "body": b'{"amount": 5}', "more_body": True}, {"type": "http.disconnect"}])

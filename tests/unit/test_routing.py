@@ -54,6 +54,28 @@ def test_a_resource_with_a_truth_of_its_own_is_refused(resource: Resource):
         Router().add_route("/x", resource, _asgi=True)
 
 
+class Public(Resource):
+    public = True
+
+
+def test_a_mutation_of_a_public_resource_is_refused():
+    """IDEM-4: its result would be nobody's."""
+    router = Router()
+
+    with pytest.raises(TypeError, match="MOVE, POST"):
+        router.add_route("/x", Public(), _asgi=True)
+
+    assert router.mutations == {}
+
+
+def test_a_websocket_is_refused():
+    class Socket:
+        async def on_websocket(self, req, ws): ...
+
+    with pytest.raises(TypeError, match="WebSocket"):
+        Router().add_route("/x", Socket(), _asgi=True)
+
+
 def test_responders_of_unknown_methods_are_refused():
     """Nobody knows whether they change something."""
     router = Router()
