@@ -265,8 +265,17 @@ class FailsOnce(Purchases):
             raise self._errors.pop()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("bug"), falcon.HTTPServiceUnavailable()])
-async def test_an_indeterminate_failure_keeps_nothing_and_a_retry_runs_again(store, error):
+INDETERMINATE = {
+    500: RuntimeError("bug"),
+    503: falcon.HTTPServiceUnavailable(),
+    408: falcon.HTTPError(408),
+    425: falcon.HTTPError(425),
+    429: falcon.HTTPTooManyRequests(),
+}
+
+
+@pytest.mark.parametrize(("status", "error"), INDETERMINATE.items())
+async def test_an_indeterminate_failure_keeps_nothing_and_a_retry_runs_again(store, status, error):
     """IDEM-10 and B7."""
     headers = key()
     async with client_of(store, purchases=FailsOnce(error)) as api:
@@ -274,25 +283,31 @@ async def test_an_indeterminate_failure_keeps_nothing_and_a_retry_runs_again(sto
         assert await ledger(api) == []
         response = await purchase(api, headers)
 
-        assert failed.status_code in (500, 503)
+        assert failed.status_code == status
         assert (response.status_code, "Idempotent-Replayed" in response.headers) == (201, False)
         assert await ledger(api) == [100]
 
 
 class Unwilling(Purchases):
-    """Sets a 5xx instead of raising it."""
+    """Sets a status instead of raising it."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
 
     async def on_post(self, req, resp):
         await super().on_post(req, resp)
-        resp.status = falcon.HTTP_502
+        resp.status = self._status
+        resp.set_header("Retry-After", "7")
 
 
-async def test_a_handlers_own_5xx_is_answered_and_not_stored(store):
+@pytest.mark.parametrize("status", [502, 408, 425, 429])
+async def test_a_handlers_own_transient_status_is_answered_and_not_stored(store, status):
     """IDEM-10: the writes go with it."""
-    async with client_of(store, purchases=Unwilling()) as api:
+    async with client_of(store, purchases=Unwilling(status)) as api:
         answers = [await purchase(api, headers) for headers in [key()] * 2]
 
-        assert [answer.status_code for answer in answers] == [502, 502]
+        assert [(answer.status_code, answer.headers["Retry-After"]) for answer in answers] == [(status, "7")] * 2
+        assert not any("Idempotent-Replayed" in answer.headers for answer in answers)
         assert await ledger(api) == []
 
 

@@ -23,6 +23,9 @@ LONGEST_PAUSE_SECONDS = 0.1
 RETENTION_MARGIN_SECONDS = 3_600
 """Kept this much longer than promised: a step of the store's clock drops no result early (IDEM-17)."""
 
+TRANSIENT = frozenset({408, 425, 429})
+"""Refusals that ask for the same request again, and so must not be all that it ever gets."""
+
 Responder = Callable[..., Awaitable[None]]
 Render = Callable[[Exception, Request, Response], None]
 
@@ -105,8 +108,8 @@ class TransactionMiddleware:
         unit = req.context.unit_of_work = UnitOfWork(self._store)
         draft = type(resp)(options=resp.options)
         record = await self._run(mutation, unit, req, draft, params)
-        # A failure of ours says nothing about the next attempt: it is answered and forgotten (IDEM-10).
-        if record.status < 500:
+        # A failure of ours or a transient refusal says nothing about the next attempt: it is answered and forgotten (IDEM-10).
+        if record.status < 500 and record.status not in TRANSIENT:
             retention_seconds = req.context.tier.retention_seconds + RETENTION_MARGIN_SECONDS
             result = await unit.commit(Write(mutation.record_key, record.encode(), retention_seconds))
             if isinstance(result, Conflict):
