@@ -189,6 +189,6 @@ def _write(resp: Response, req: Request, type_: str, status: int, title: str, de
         body["detail"] = detail
     resp.status = falcon.code_to_http_status(status)
     resp.content_type = "application/problem+json"
-    resp.media = None
-    resp.text = None
+    # Whatever the handler had begun to answer.
+    resp.stream = resp.sse = resp.media = resp.text = None
     resp.data = msgspec.json.encode(body)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import falcon
 import httpx
 import pytest
 from redis.asyncio import Redis
@@ -90,6 +91,40 @@ async def test_every_error_of_the_framework_is_a_problem(api: httpx.AsyncClient,
     refused = await api.delete("/v1/credits", headers=headers | {"Idempotency-Key": '"0123456789abcdef"'})
     assert_is_problem(refused, 405)
     assert "GET" in refused.headers["Allow"]
+
+
+class Breaks:
+    """Fails after it announced a stream."""
+
+    async def on_get(self, req: Any, resp: Any) -> None:
+        resp.set_stream(self._never(), 1_000)
+        raise RuntimeError("bug")
+
+    async def on_get_events(self, req: Any, resp: Any) -> None:
+        resp.sse = self._never()
+        raise RuntimeError("bug")
+
+    async def on_post(self, req: Any, resp: Any) -> None:
+        resp.stream = self._never()
+        raise falcon.HTTPConflict(description="It is locked.")
+
+    async def _never(self) -> AsyncIterator[Any]:
+        raise AssertionError("the stream was read")
+        yield
+
+
+async def test_an_error_after_a_stream_was_announced_is_a_problem(api: httpx.AsyncClient, issuer: Any) -> None:
+    """ERR-1: the stream is dropped, and a mutation's refusal is a result as ever."""
+    app, headers = api._transport.app, bearer(issuer.mint("pro"), **{"Idempotency-Key": '"a-broken-stream-1"'})
+    app.add_route("/v1/breaks", Breaks())
+    app.add_route("/v1/breaks/events", Breaks(), suffix="events")
+
+    assert_is_problem(await api.get("/v1/breaks", headers=headers), 500)
+    assert_is_problem(await api.get("/v1/breaks/events", headers=headers), 500)
+    answers = [await api.post("/v1/breaks", headers=headers) for _ in range(2)]
+
+    assert [assert_is_problem(answer, 409)["detail"] for answer in answers] == ["It is locked."] * 2
+    assert answers[1].headers["Idempotent-Replayed"] == "true"
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic dTpw"}])
