@@ -1,7 +1,7 @@
 """Request JSON is read strictly (ERR-4)."""
 
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -130,6 +130,61 @@ def test_every_wrong_member_is_named_at_once(body, expected):
         read_struct(request(body), Order)
 
     assert [(violation.path, violation.reason) for violation in caught.value.violations] == expected
+
+
+class Line(msgspec.Struct, rename="camel", tag_field="type", tag="line"):
+    unit_price: int = 1
+    parts: list["Line"] = []
+
+    def __post_init__(self):
+        if self.unit_price > 9:
+            raise ValueError("is too dear")
+
+
+class Basket(msgspec.Struct):
+    line: Line | None = None
+    pair: tuple[Line, int] | None = None
+    by_name: dict[str, Line] = {}
+    anything: dict[str, Any] = {}
+
+    def __post_init__(self):
+        if self.line and self.pair:
+            raise ValueError("line and pair exclude each other")
+
+
+def test_members_of_inner_structs_are_read():
+    body = (
+        b"""{"line": {"type": "line", "unitPrice": 2, "parts": [{}]}, "by_name": {"a": {"unitPrice": 3}}, "anything": {"x": {"y": [1]}}}"""
+    )
+
+    basket = read_struct(request(body), Basket)
+
+    assert basket == Basket(line=Line(2, [Line()]), by_name={"a": Line(3)}, anything={"x": {"y": [1]}})
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"line": {"unit_price": 1, "x": 2}}', [("$.line.unit_price", "Unknown"), ("$.line.x", "Unknown")]),
+        (b'{"line": {"parts": [{}, {"parts": [{"x": 1}]}]}}', [("$.line.parts[1].parts[0].x", "Unknown")]),
+        (b'{"pair": [{"x": 1}, 2]}', [("$.pair[0].x", "Unknown")]),
+        (b'{"by_name": {"a": {}, "b": {"x": 1}}, "y": 1}', [("$.y", "Unknown"), ("$.by_name.b.x", "Unknown")]),
+        (b'{"line": {"unitPrice": 10}}', [("$.line", "Invalid")]),
+        (b'{"line": {}, "pair": [{}, 1]}', [("$", "Invalid")]),
+    ],
+)
+def test_inner_structs_and_combinations_are_refused_like_members(body, expected):
+    with pytest.raises(InvalidMembersError) as caught:
+        read_struct(request(body), Basket)
+
+    assert [(violation.path, violation.reason) for violation in caught.value.violations] == expected
+
+
+def test_a_refused_combination_is_told_in_the_words_of_the_struct():
+    with pytest.raises(InvalidMembersError) as caught:
+        read_struct(request(b'{"line": {}, "pair": [{}, 1]}'), Basket)
+
+    assert caught.value.violations[0].message == "line and pair exclude each other"
 
 
 def test_an_encoded_body_is_refused():

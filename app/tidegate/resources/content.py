@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any, TypeVar
 
 import falcon
@@ -20,18 +20,22 @@ _Content = TypeVar("_Content", bound=msgspec.Struct)
 
 
 def read_struct(req: Request, kind: type[_Content]) -> _Content:
-    """The body as a `kind`; unknown members are refused.
+    """The body as a `kind`; unknown members are refused, in structs inside of it too.
 
     Raises:
         UnsupportedContentTypeError: It is not declared as JSON in UTF-8.
         InvalidContentError: It is not sound JSON.
-        InvalidMembersError: Members are unknown, missing or wrong; it names all of them.
+        InvalidMembersError: Members are unknown, missing or wrong; it names all of them. Or `kind` itself refuses their combination.
     """
     value = read_object(req)
     violations = tuple(_violations(value, kind))
     if violations:
         raise InvalidMembersError(violations)
-    return msgspec.convert(value, kind)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as ex:
+        # Each member is fine, so these are the words of its `__post_init__`.
+        raise InvalidMembersError((_wrong("$", str(ex)),)) from ex
 
 
 def read_object(req: Request) -> dict[str, Any]:
@@ -126,17 +130,39 @@ def _check_text(value: object) -> None:
 
 def _violations(value: dict[str, Any], kind: type[msgspec.Struct]) -> Iterator[Violation]:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for name in sorted(value.keys() - fields.keys()):
-        yield Violation(f"$.{name}", "Unknown", "is not a member of this object")
+    yield from _unknown("$", value.keys() - fields.keys())
     for name, field in fields.items():
         if name not in value:
             if field.required:
                 yield Violation(f"$.{name}", "Required", "is required")
             continue
         try:
-            msgspec.convert(value[name], field.type)
+            member = msgspec.convert(value[name], field.type)
         except msgspec.ValidationError as ex:
             yield _wrong(f"$.{name}", str(ex))
+        else:
+            yield from _dropped(f"$.{name}", value[name], member)
+
+
+def _dropped(path: str, given: object, made: object) -> Iterator[Violation]:
+    # msgspec leaves unknown members out without a word, unless a struct says `forbid_unknown_fields`.
+    match given, made:
+        case dict(), msgspec.Struct():
+            names = {field.encode_name: field.name for field in msgspec.structs.fields(made)}
+            yield from _unknown(path, given.keys() - names.keys() - {made.__struct_config__.tag_field})
+            children = [(f".{name}", given[name], getattr(made, names[name])) for name in names if name in given]
+        case dict(), dict():
+            children = [(f".{name}", given[name], made[name]) for name in made if name in given]
+        case list(), list() | tuple():
+            children = [(f"[{number}]", *pair) for number, pair in enumerate(zip(given, made, strict=False))]
+        case _:
+            return
+    for place, value, member in children:
+        yield from _dropped(path + place, value, member)
+
+
+def _unknown(path: str, names: Set[str]) -> Iterator[Violation]:
+    return (Violation(f"{path}.{name}", "Unknown", "is not a member of this object") for name in sorted(names))
 
 
 def _wrong(path: str, message: str) -> Violation:
