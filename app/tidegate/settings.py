@@ -1,16 +1,21 @@
 """Every setting of an API worker, read once at start from `TIDEGATE_*` variables; called by `application.py` and `asgi.py` alone."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 import msgspec
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
 
 from tidegate.contract.errors import TidegateError
 
 PREFIX = "TIDEGATE_"
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Timeout = Annotated[float, msgspec.Meta(gt=0, le=60)]
+"""In seconds; whoever waits longer than the edge does waits for nobody."""
 NotEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -18,12 +23,36 @@ class SettingsError(TidegateError):
     """A variable is missing or its value is not allowed; the text names it."""
 
 
+class RedisUrl(str):
+    """A URL of which redis-py can make a connection.
+
+    Raises:
+        ValueError: It cannot, or would take another server or database than the one meant. No part of it is quoted: it may hold a password.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        """Check `text`."""
+        try:
+            url = urlsplit(text)
+            is_sound = not url.hostname and url.path if url.scheme == "unix" else url.hostname and re.fullmatch("(/[0-9]*)?", url.path)
+            # redis-py itself would meet a wrong option at the first call.
+            pool = ConnectionPool.from_url(text)
+            pool.connection_class(**pool.connection_kwargs)
+        except (ValueError, TypeError, RedisError):
+            is_sound = None
+        if not is_sound:
+            raise ValueError("Expected redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE or unix:///PATH, its parts percent-encoded")
+        return super().__new__(cls, text)
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's settings. A field `region` is read from `TIDEGATE_REGION`; one without default must be set.
 
     Args:
         region: Name of the region that this worker serves in; reported in logs and in the `Tidegate-Region` field.
-        redis_url: The region's Redis: tiers, usage vectors, heartbeats.
+        redis_url: The region's Redis (`redis://`, `rediss://` or `unix://`): tiers, usage vectors, heartbeats.
         store_url: The consistent store that all regions share: results of mutations, credits, records.
         token_issuer: The only accepted `iss` of access tokens.
         token_audience: The only accepted `aud` of access tokens.
@@ -33,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key_file: Secret (>= 32 bytes) under which idempotency keys are stored; the same in all regions.
         default_tier: Tier of a token that names an unknown one.
         tiers_file: Where the last good tiers are kept, so that a restart without Redis still knows them; empty: nowhere.
-        redis_timeout_seconds: Deadline of every call to the region's Redis but decisions.
+        redis_timeout_seconds: Deadline of every call to the region's Redis but decisions; this and the other two at most 60.
         decision_timeout_seconds: Deadline of a decision on limits; then the tier's `onStoreLoss` takes over.
         store_timeout_seconds: Deadline of every call to the consistent store.
         maximum_body_bytes: Largest request body taken.
@@ -42,8 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     region: NotEmpty
-    redis_url: NotEmpty
-    store_url: NotEmpty
+    redis_url: RedisUrl
+    store_url: RedisUrl
     token_issuer: NotEmpty
     token_audience: NotEmpty
     token_keys_file: Path
@@ -52,9 +81,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     other_identity_key_file: str = ""
     default_tier: NotEmpty = "free"
     tiers_file: str = ""
-    redis_timeout_seconds: Positive = 0.25
-    decision_timeout_seconds: Positive = 0.05
-    store_timeout_seconds: Positive = 2.0
+    redis_timeout_seconds: Timeout = 0.25
+    decision_timeout_seconds: Timeout = 0.05
+    store_timeout_seconds: Timeout = 2.0
     maximum_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 65_536
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=20)] = 5.0
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
@@ -73,7 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return msgspec.convert(given, cls, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as ex:
-            raise SettingsError(_explain(str(ex))) from ex
+            raise SettingsError(_explain(str(ex))) from None
 
 
 def read_secret(path: Path) -> bytes:
@@ -92,7 +121,10 @@ def read_secret(path: Path) -> bytes:
 
 
 def _decode(kind: type, value: object) -> object:
-    # msgspec asks for the types that it does not know: paths alone.
+    # msgspec asks for the types that it does not know: paths and URLs.
+    if kind is Path and not value:
+        # It would be the working directory.
+        raise ValueError("Expected the path of a file")
     return kind(value)
 
 

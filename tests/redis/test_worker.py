@@ -158,6 +158,7 @@ def test_a_worker_starts_while_redis_is_away_and_says_that_it_is_not_ready(start
         ({"TIDEGATE_REGION": ""}, "TIDEGATE_REGION"),
         ({"TIDEGATE_DRAIN_SECONDS": "soon"}, "TIDEGATE_DRAIN_SECONDS"),
         ({"TIDEGATE_REGOIN": "typo"}, "TIDEGATE_REGOIN"),
+        ({"TIDEGATE_STORE_URL": "redis://:password@store:port"}, "TIDEGATE_STORE_URL"),
         ({"TIDEGATE_IDENTITY_KEY_FILE": "/nowhere"}, "/nowhere"),
     ],
 )
@@ -168,3 +169,4 @@ def test_a_wrong_setting_ends_the_start_with_its_name(start: Start, tmp_path: Pa
     written = (tmp_path / "log").read_text()
     assert named in written
     assert "Traceback" not in written
+    assert "password" not in written
