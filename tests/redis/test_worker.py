@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 def start(port: int, valkey: Any, tmp_path: Path, issuer: Any) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(**settings: str) -> subprocess.Popen[bytes]:
+    def run(app: str = "tidegate.asgi:app", **settings: str) -> subprocess.Popen[bytes]:
         environment = os.environ | issuer.environment
         environment |= {"TIDEGATE_REGION": "dublin", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkey.url}
         command = [
@@ -33,7 +34,7 @@ def start(port: int, valkey: Any, tmp_path: Path, issuer: Any) -> Iterator[Start
             "gunicorn",
             "-c",
             "python:tidegate.server.gunicorn_config",
-            "tidegate.asgi:app",
+            app,
             "--bind",
             f"127.0.0.1:{port}",
         ]
@@ -67,24 +68,46 @@ def wait_for(url: str, status: int, seconds: float = 10.0) -> httpx.Response:
         time.sleep(0.02)
 
 
-async def test_a_stopping_worker_is_unready_first_and_fails_no_request(start: Start, port: int, redis: Redis, issuer: Any) -> None:
-    """OPS-2: readiness off, serve on, finish, exit."""
-    await publish_pro(redis)
-    process = start(TIDEGATE_DRAIN_SECONDS="1")
-    base = f"http://127.0.0.1:{port}"
-    # The store here has no AOF, so readiness stays off for that reason alone.
-    wait_for(f"{base}/livez", 200)
-    headers = {"Authorization": f"Bearer {issuer.mint('pro')}"}
+def wait_until_nobody_listens(port: int, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            return
+        assert time.monotonic() < deadline, f"somebody still listens on port {port}"
+        time.sleep(0.02)
 
-    process.send_signal(signal.SIGTERM)
-    draining = wait_for(f"{base}/readyz", 503)
-    with httpx.Client(headers=headers) as client:
-        answers = [client.get(f"{base}/v1/tiers/pro") for _ in range(50)]
+
+async def test_a_stopping_worker_is_unready_first_and_fails_no_request(
+    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any
+) -> None:
+    """OPS-2: readiness off, serve on, take no more, finish what is in flight, exit."""
+    await publish_pro(redis)
+    process = start(TIDEGATE_DRAIN_SECONDS="1", TIDEGATE_STORE_URL=valkeys("--appendonly", "yes").url)
+    base = f"http://127.0.0.1:{port}"
+    wait_for(f"{base}/readyz", 200)
+    headers = {"Authorization": f"Bearer {issuer.mint('pro')}"}
+    fields = headers | {"Host": "api", "Idempotency-Key": '"0123456789abcdef"', "Content-Type": "application/json", "Content-Length": "13"}
+    head = "".join(["POST /v1/credits/purchases HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in fields.items()), "\r\n"])
+
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as in_flight:
+        in_flight.sendall(head.encode() + b'{"amount"')
+        process.send_signal(signal.SIGTERM)
+        draining = wait_for(f"{base}/readyz", 503)
+        with httpx.Client(headers=headers) as client:
+            answers = [client.get(f"{base}/v1/tiers/pro") for _ in range(50)]
+        wait_until_nobody_listens(port)
+        time.sleep(0.5)  # a server that does not wait would be gone by then
+        in_flight.sendall(b": 5}")
+        last = in_flight.makefile("rb").read()
     exit_code = process.wait(10)
 
-    assert "draining" in draining.json()["failed"]
+    assert draining.json()["failed"] == ["draining"]
     assert [answer.status_code for answer in answers] == [200] * 50
     assert {answer.headers["Connection"] for answer in answers} == {"close"}
+    assert last.startswith(b"HTTP/1.1 201 ")
+    assert last.endswith(b'"balance": 5}')
     assert exit_code == 0
 
 
@@ -100,26 +123,44 @@ def test_a_quick_stop_is_quick(start: Start, port: int) -> None:
     assert time.monotonic() - started < 5
 
 
+BROKEN_API = """
+from tidegate.asgi import app
+
+class Broken:
+    async def on_post(self, req, resp):
+        body, authorization = req.context.body, req.get_header("Authorization")
+        raise RuntimeError("bug")
+
+app.add_route("/v1/broken", Broken())
+"""
+
+
 async def test_no_secret_of_a_request_reaches_the_log(start: Start, port: int, redis: Redis, issuer: Any, tmp_path: Path) -> None:
-    """LOG-1: a canary in every place that may hold a secret."""
+    """LOG-1: a canary in every place that may hold a secret, for a request that is answered, one that is refused and one that fails."""
     await publish_pro(redis)
-    process = start(TIDEGATE_DRAIN_SECONDS="0")
+    (tmp_path / "broken_api.py").write_text(BROKEN_API)
+    process = start("broken_api:app", TIDEGATE_DRAIN_SECONDS="0", PYTHONPATH=str(tmp_path))
     base = f"http://127.0.0.1:{port}"
     wait_for(f"{base}/livez", 200)
     token = issuer.mint("pro", tenant="canary-tenant")
     headers = {"Idempotency-Key": '"canary-key-0123456789"', "Content-Type": "application/json", "X-Secret": "canary-header"}
 
     with httpx.Client(headers=headers | {"Authorization": f"Bearer {token}"}) as client:
-        client.post(f"{base}/v1/credits/purchases?q=canary-query", content=b'{"amount": 5, "canary-body": 1}')
-        client.get(f"{base}/v1/credits", headers={"Authorization": f"Bearer {token[:-4]}AAAA"})
+        answers = [
+            client.post(f"{base}/v1/credits/purchases?q=canary-query", content=b'{"amount": 5, "canary-body": 1}'),
+            client.get(f"{base}/v1/credits", headers={"Authorization": f"Bearer {token[:-4]}AAAA"}),
+            client.get(f"{base}/v1/credits", headers={"Authorization": "Basic canary-password"}),
+            client.post(f"{base}/v1/broken?q=canary-query", content=b'{"canary-body": 1}'),
+        ]
     process.terminate()
     process.wait(10)
     written = (tmp_path / "log").read_text()
 
-    assert written.count('"event":"request"') == 2
+    assert [answer.status_code for answer in answers] == [422, 401, 401, 500]
+    assert [written.count(f'"event":"{event}"') for event in ("request", "refused", "unhandled error")] == [4, 2, 1]
+    assert "RuntimeError: bug" in written
     assert "canary" not in written
-    assert token[:-4] not in written
-    assert written.count('"request_id":"') >= 2
+    assert not any(part in written for part in token.split("."))
 
 
 def test_workers_without_a_master_stop(start: Start, port: int, valkey: Any) -> None:
