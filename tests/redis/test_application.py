@@ -62,6 +62,7 @@ def bearer(token: str, **headers: str) -> dict[str, str]:
 def assert_is_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert answer.status_code == status
     assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Cache-Control"] == "no-store"
     problem = answer.json()
     assert problem["status"] == status
     assert {"type", "title", "instance"} <= problem.keys()

@@ -152,18 +152,19 @@ async def test_twenty_different_purchases_at_once_all_land(api):
 
 
 async def test_a_key_that_is_reused_for_another_request_is_refused(api):
-    """IDEM-6."""
+    """IDEM-6; IDEM-5: the content type belongs to the request, even one that means the same."""
     headers = key()
-    await purchase(api, headers, 100)
+    first = await purchase(api, headers, 100)
 
     answers = [
         await purchase(api, headers, 200),
+        await api.post(PURCHASES, content=first.request.content, headers=headers | {"Content-Type": "application/json; charset=utf-8"}),
         await api.post(PURCHASES + "?x=1", json={"amount": 100}, headers=headers),
         await api.put(RECORD, json={"amount": 100}, headers=headers),
         await api.delete(RECORD, headers=headers),
     ]
 
-    assert [(answer.status_code, kind(answer)) for answer in answers] == [(422, "idempotency-key-reused")] * 4
+    assert [(answer.status_code, kind(answer)) for answer in answers] == [(422, "idempotency-key-reused")] * 5
     assert await ledger(api) == [100]
 
 
@@ -507,6 +508,34 @@ async def test_a_raised_refusal_is_a_result_without_writes(store):
 
     assert [(answer.status_code, answer.json()["detail"]) for answer in answers] == [(409, "It is locked.")] * 2
     assert answers[0].content == answers[1].content
+    assert await value(store) is None
+
+
+class Streaming:
+    """Answers with what cannot be stored."""
+
+    async def on_post(self, req, resp):
+        req.context.unit_of_work.write("own", b"streamed")
+        resp.stream = self._events()
+
+    async def on_put(self, req, resp):
+        req.context.unit_of_work.write("own", b"sent")
+        resp.sse = self._events()
+
+    async def on_post_item(self, req, resp): ...
+
+    async def _events(self):
+        yield b"part"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_mutation_that_streams_its_answer_is_our_fault_and_keeps_nothing(store, method):
+    """IDEM-21: its retry could not get the same answer."""
+    async with client_of(store, own=Streaming()) as api:
+        answers = [await api.request(method, "/v1/own", headers=headers) for headers in [key()] * 2]
+
+    assert [(answer.status_code, kind(answer)) for answer in answers] == [(500, "internal-error")] * 2
+    assert not any("Idempotent-Replayed" in answer.headers for answer in answers)
     assert await value(store) is None
 
 
