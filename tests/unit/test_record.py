@@ -13,7 +13,6 @@ records = st.builds(
     status=st.integers(100, 599),
     headers=st.dictionaries(st.sampled_from(STORED_HEADERS), st.text(max_size=20)),
     body=st.binary(max_size=200),
-    completed_at=st.integers(0, 2**40),
 )
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -130,13 +129,7 @@ class TransactionMiddleware:
         if draft.stream is not None or draft.sse is not None:
             raise TypeError(f"{req.uri_template}: a mutation cannot stream its answer, it would not be stored")
         body = await draft.render_body() or b""
-        return Record(
-            fingerprint=mutation.fingerprint,
-            status=draft.status_code,
-            headers=stored_headers(draft.headers),
-            body=body,
-            completed_at=int(time.time()),
-        )
+        return Record(fingerprint=mutation.fingerprint, status=draft.status_code, headers=stored_headers(draft.headers), body=body)
 
 
 def _fingerprint(req: Request) -> bytes:

@@ -18,14 +18,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         status: HTTP status.
         headers: The stored fields, names in lower case.
         body: Exactly the bytes that were sent.
-        completed_at: Seconds since the epoch.
     """
 
     fingerprint: bytes
     status: int
     headers: dict[str, str]
     body: bytes
-    completed_at: int
 
     def encode(self) -> bytes:
         """The bytes to store."""
