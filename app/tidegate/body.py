@@ -7,6 +7,7 @@ from typing import Any
 from falcon.asgi import Request, Response
 
 from tidegate.contract.errors import TidegateError
+from tidegate.routing import METHODS_WITHOUT_CONTENT
 
 BODY_SECONDS = 10.0
 """Longest time a client may take to send its body: longer only helps slow-body attacks (OWASP API4)."""
@@ -75,7 +76,7 @@ class BodyMiddleware:
             BodyIncompleteError: The client left in the middle of it.
         """
         req.context.body = b""
-        if req.method in ("GET", "HEAD", "OPTIONS"):
+        if req.method in METHODS_WITHOUT_CONTENT:
             return
         try:
             async with asyncio.timeout(BODY_SECONDS):

@@ -5,7 +5,9 @@ from typing import Any
 
 from falcon.routing import CompiledRouter
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY"})
+METHODS_WITHOUT_CONTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""A body of theirs means nothing (RFC 9110, 9.3), and is not read."""
+SAFE_METHODS = METHODS_WITHOUT_CONTENT | {"QUERY"}
 """All others change something: those of WebDAV and of one's own, too."""
 
 Responder = Callable[..., Awaitable[None]]

@@ -236,6 +236,22 @@ async def test_a_body_that_comes_too_slowly_is_given_up(api: httpx.AsyncClient, 
     assert answer.headers["Connection"] == "close"
 
 
+async def test_the_body_of_a_query_is_read_and_that_of_a_get_is_not(api: httpx.AsyncClient, issuer: Any) -> None:
+    """RFC 9110, 9.3.1: the one says what it asks for, the other's means nothing; neither changes anything or needs a key."""
+
+    class Echo:
+        async def on_get(self, req: Any, resp: Any) -> None:
+            resp.data = req.context.body
+
+        on_query = on_get
+
+    api._transport.app.add_route("/v1/echo", Echo())
+
+    answers = [await api.request(method, "/v1/echo", content=b"what?", headers=bearer(issuer.mint("pro"))) for method in ("QUERY", "GET")]
+
+    assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"what?"), (200, b"")]
+
+
 async def test_head_is_answered_wherever_get_is(api: httpx.AsyncClient, issuer: Any) -> None:
     """RFC 9110, 9.1, with the fields of GET and without its body."""
     got, headed = [await method("/v1/credits", headers=bearer(issuer.mint("pro"))) for method in (api.get, api.head)]
