@@ -190,5 +190,5 @@ def _write(resp: Response, req: Request, type_: str, status: int, title: str, de
     resp.status = falcon.code_to_http_status(status)
     resp.content_type = "application/problem+json"
     # Whatever the handler had begun to answer.
-    resp.stream = resp.sse = resp.media = resp.text = None
+    resp.stream = resp.content_length = resp.sse = resp.media = resp.text = None
     resp.data = msgspec.json.encode(body)

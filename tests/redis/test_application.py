@@ -121,6 +121,7 @@ async def test_an_error_after_a_stream_was_announced_is_a_problem(api: httpx.Asy
     app.add_route("/v1/breaks/events", Breaks(), suffix="events")
 
     assert_is_problem(await api.get("/v1/breaks", headers=headers), 500)
+    assert int((await api.head("/v1/breaks", headers=headers)).headers["Content-Length"]) < 1_000
     assert_is_problem(await api.get("/v1/breaks/events", headers=headers), 500)
     answers = [await api.post("/v1/breaks", headers=headers) for _ in range(2)]
 
