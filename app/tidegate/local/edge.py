@@ -112,7 +112,8 @@ def _cluster(own: Region, regions: Sequence[Region]) -> Json:
         "type": "STATIC",
         "connect_timeout": "0.5s",
         "load_assignment": {"cluster_name": _CLUSTER, "endpoints": _endpoints(own, regions)},
-        "common_lb_config": {"healthy_panic_threshold": {"value": 50}},
+        # By default a change of health within a second of the last one waits for that second: a region that fails again would be kept.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 50}, "update_merge_window": "0s"},
         "health_checks": [_health_check()],
         "close_connections_on_host_health_failure": True,
         "outlier_detection": _ejection(),
@@ -155,4 +156,6 @@ def _ejection() -> Json:
         "max_ejection_percent": 100,
         # A share of requests is ejected by default; one host a region leaves no share to keep.
         "enforcing_consecutive_gateway_failure": 100,
+        # By default the next passed health check, a quarter of a second later, would take the region back.
+        "successful_active_health_check_uneject_host": False,
     }

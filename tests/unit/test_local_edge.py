@@ -1,0 +1,115 @@
+"""The edge of a local run as a real Envoy carries it out, between two regions that only pretend."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tidegate.local.client import Client
+from tidegate.local.edge import bootstrap
+from tidegate.local.layout import Layout, Region
+
+ENVOY = Path(sys.executable).parent / "envoy"
+
+
+class FakeApi(ThreadingHTTPServer):
+    """A region's API that is always ready, and answers everything else with `status`."""
+
+    daemon_threads = True
+    status = 200
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+        super().__init__(("127.0.0.1", region.api_port), FakeAnswer)
+
+
+class FakeAnswer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FakeApi
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/readyz" else self.server.status)
+        self.send_header("Tidegate-Region", self.server.region.name)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(api: FakeApi) -> Iterator[FakeApi]:
+    thread = Thread(target=api.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield api
+    finally:
+        api.shutdown()
+        thread.join()
+        api.server_close()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout.at(tmp_path, tmp_path, 0)
+
+
+@pytest.fixture
+def frankfurt(layout: Layout) -> Iterator[FakeApi]:
+    """Frankfurt's API, with an edge of its own and Dublin behind it."""
+    config = layout.state / "edge.json"
+    config.write_text(json.dumps(bootstrap(layout.regions[0], layout.regions)))
+    with ExitStack() as stack:
+        own, _ = (stack.enter_context(serving(FakeApi(region))) for region in layout.regions)
+        command = [str(ENVOY), "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]
+        edge = stack.enter_context(subprocess.Popen(command))
+        stack.callback(edge.kill)
+        eventually(lambda: answers(layout, 10) == [(200, "frankfurt")] * 10)
+        yield own
+
+
+def answers(layout: Layout, count: int) -> list[tuple[int, str]]:
+    """What a client hears that asks Frankfurt's edge so many times."""
+    heard = []
+    with suppress(OSError), Client(layout.regions[0].edge_port) as client:
+        for _ in range(count):
+            answer = client.get("/v1/credits")
+            heard.append((answer.status, answer.region))
+    return heard
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+def test_a_region_that_fails_but_calls_itself_ready_is_left_alone_for_a_while(layout: Layout, frankfurt: FakeApi) -> None:
+    """Three failures and it is out for a second, then for two: its health check, which passes, does not bring it back."""
+    frankfurt.status = 503
+
+    heard, end = [], time.monotonic() + 2.4
+    while time.monotonic() < end:
+        heard += answers(layout, 5)
+
+    # Out from 0 s to 1 s and from 1 s to 3 s. One failure more than three may be on its way when a region is put out.
+    assert heard[:3] == [(503, "frankfurt")] * 3
+    assert heard.count((503, "frankfurt")) <= 8
+    assert (200, "dublin") in heard
+
+
+def test_an_ejected_region_that_recovers_is_asked_again(layout: Layout, frankfurt: FakeApi) -> None:
+    frankfurt.status = 503
+    eventually(lambda: answers(layout, 1) == [(200, "dublin")])
+
+    frankfurt.status = 200
+
+    eventually(lambda: answers(layout, 1) == [(200, "frankfurt")], seconds=5)
