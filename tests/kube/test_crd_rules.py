@@ -125,6 +125,22 @@ def test_the_contract_draws_each_line_where_the_server_does(good: Json, bad: Jso
         Tier.from_spec(NAME, bad)
 
 
+@pytest.mark.parametrize(("good", "bad", "message"), RULES)
+def test_both_blame_the_same_field(good: Json, bad: Json, message: str, admitting: TierClient) -> None:
+    """Words differ, but whoever edits a file is sent to the place that `kubectl apply` would have named, or below it."""
+    with pytest.raises(Refused) as refusal:
+        admitting.create(NAME, bad, dry_run=True)
+    with pytest.raises(InvalidTierError) as violations:
+        Tier.from_spec(NAME, bad)
+
+    paths = {violation.path for violation in violations.value.violations}
+    if message.startswith("unknown field"):
+        assert {message} == {f'unknown field "{path}"' for path in paths}
+    else:
+        assert len(paths) == len(refusal.value.fields)
+        assert all(path.startswith(tuple(refusal.value.fields)) for path in paths)
+
+
 @pytest.mark.parametrize("name", ["a.b", "a" * 64, "-a"])
 def test_a_name_that_no_token_could_carry_is_refused(name: str, admitting: TierClient) -> None:
     """Tokens name their tier by metadata.name, so it is a DNS label."""

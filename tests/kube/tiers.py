@@ -12,7 +12,13 @@ TIMEOUT_SECONDS = 10
 
 
 class Refused(Exception):
-    """The API server refused the object; the message is the server's."""
+    """The API server refused the object; the message is the server's, and `fields` are those at fault (none for unknown ones)."""
+
+    def __init__(self, status: Json) -> None:
+        super().__init__(status["message"])
+        causes = status.get("details", {}).get("causes", [])
+        # What CEL cannot look at, as the rest of the object is invalid, is told without a field.
+        self.fields = {cause["field"] for cause in causes} - {"<nil>"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class TierClient:
         except client.ApiException as ex:
             if ex.status not in (400, 422):
                 raise
-            raise Refused(json.loads(ex.body or "{}").get("message", str(ex))) from ex
+            raise Refused({"message": str(ex), **json.loads(ex.body or "{}")}) from ex
 
     def edit(self, name: str, **spec: object) -> Json:
         """Replace fields of a tier's spec and return the tier as stored."""
