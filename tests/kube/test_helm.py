@@ -139,6 +139,30 @@ def test_an_operator_that_was_there_first_waits_for_the_definition(helm: Helm, k
             eventually(lambda: redis.hexists(keys.TIERS, "free"), seconds=5)
 
 
+def test_an_operator_whose_definition_is_deleted_ends_and_waits_for_it_at_its_next_start(
+    helm: Helm, kubectl: Kubectl, valkey: Valkey, tmp_path: Path
+) -> None:
+    """kopf looks for a resource once: the pod's restart is what finds it again, so the end must come, and soon."""
+    helm.install()
+    apply = ("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
+    kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
+    kubectl(*apply)
+    region = SimpleNamespace(name="frankfurt", valkey=valkey)
+    with operator(tmp_path, [region], helm.cluster.admin_kubeconfig, helm.namespace) as running, Redis(port=valkey.port) as redis:
+        eventually(lambda: redis.hexists(keys.TIERS, "free"), seconds=20)
+
+        kubectl("delete", DEFINITION, "--timeout=50s")
+
+        eventually(running.has_ended, seconds=10)
+        assert not redis.exists(keys.TIERS)
+        running.start()
+        running.wait_until(lambda: "cannot be listed yet" in running.last_words(), seconds=20)
+        helm.upgrade()
+        kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
+        kubectl(*apply)
+        eventually(lambda: redis.hexists(keys.TIERS, "free"), seconds=10)
+
+
 def test_an_uninstall_removes_the_definition_when_told_so(helm: Helm, kubectl: Kubectl) -> None:
     """`crds.keep=false` leaves nothing behind, tiers that an operator knew neither: it holds no object back."""
     helm.install("--set", "crds.keep=false")
