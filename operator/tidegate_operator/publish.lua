@@ -6,6 +6,9 @@
 -- Atomic, because a stale operator may write between another one's look and its write.
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 local revision = redis.call('GET', KEYS[2])
+if revision and not string.match(revision, '^%d+$') then
+  revision = false -- not written by us
+end
 if stored and revision then
   if stored == ARGV[2] then
     return {'equal', revision, revision}

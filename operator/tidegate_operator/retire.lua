@@ -5,7 +5,10 @@
 -- Outcome: "retired", or "kept" when the tier is not there or belongs to another uid.
 -- Atomic, because a tier of the same name may be made anew between the look and the removal.
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
-local revision = redis.call('GET', KEYS[2]) or '0'
+local revision = redis.call('GET', KEYS[2])
+if not revision or not string.match(revision, '^%d+$') then
+  revision = '0' -- none, or not written by us
+end
 local readable, old = pcall(cjson.decode, stored or '')
 local uid = readable and type(old) == 'table' and type(old.uid) == 'string' and old.uid or ''
 if not stored or uid ~= ARGV[2] then

@@ -135,6 +135,19 @@ async def test_without_a_revision_a_stored_tier_counts_as_not_published(publishe
     assert await publisher.publish(document()) == "published"
 
 
+async def test_a_revision_that_is_no_number_is_replaced(publisher: Publisher, redis: Redis):
+    """Not written by us, and it must not stand in the way of what is."""
+    await publisher.publish(document())
+    before = (await publisher.view()).revision
+
+    outcomes = []
+    for change in (lambda: publisher.publish(document()), lambda: publisher.retire("free", "a")):
+        await redis.set(keys.REVISION, "abc")
+        outcomes.append((await change(), (await publisher.view()).revision > before))
+
+    assert outcomes == [("published", True), ("retired", True)]
+
+
 async def test_a_document_that_cannot_be_read_is_replaced(publisher: Publisher, redis: Redis):
     await publisher.publish(document())
     await redis.hset(keys.TIERS, "free", "{half a docum")
