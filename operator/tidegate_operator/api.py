@@ -47,8 +47,11 @@ class _ApiError(TidegateError):
 class TierApi:
     """The RateLimitTiers of one namespace.
 
+    The certificate authority is read at the first request only, as kopf reads it once too: whoever replaces it restarts every pod.
+
     Args:
-        log_in: Called before each request, so that a rotated service account token is taken up at once.
+        log_in: Called before each request, so that a rotated service account token is taken up at once. Whatever it raises counts as an
+            API server that cannot be reached: a file that is replaced this moment may be missing or half written.
         namespace: Where the tiers are; empty: the namespace of the login.
     """
 
@@ -68,11 +71,14 @@ class TierApi:
         while True:
             try:
                 page = await self._request("GET", "", query=query)
+                wanted = [read_object(body) for body in page["items"] if "deletionTimestamp" not in body["metadata"]]
+                token = page["metadata"].get("continue")
             except _ApiError as ex:
                 raise SourceUnavailableError(str(ex)) from ex
-            wanted = (read_object(body) for body in page["items"] if "deletionTimestamp" not in body["metadata"])
+            except (KeyError, TypeError, AttributeError) as ex:
+                raise SourceUnavailableError(f"GET {PLURAL}: the answer is no list of tiers") from ex
             tiers |= {tier.name: tier for tier in wanted}
-            if not (token := page["metadata"].get("continue")):
+            if not token:
                 return Listing(tiers, is_complete=True)
             query["continue"] = token
 
@@ -102,18 +108,21 @@ class TierApi:
             connection = self._log_in()
         except SourceUnavailableError as ex:
             raise _ApiError(0, str(ex)) from ex
+        except Exception as ex:
+            # The class alone: a parser's text quotes the file, which holds credentials.
+            raise _ApiError(0, f"cannot log in: {type(ex).__name__}") from ex
         namespace = self._namespace or connection.default_namespace or "default"
         url = f"{connection.server.rstrip('/')}/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}{path}"
         headers = connection.as_http_headers() | ({"Content-Type": "application/merge-patch+json"} if body else {})
         try:
             async with self._client(connection).request(method, url, params=query, json=body, headers=headers) as response:
                 text = await response.text()
-                answer = json.loads(text) if response.status < 400 else {"message": _message(text)}
-        except (aiohttp.ClientError, TimeoutError, ValueError) as ex:
+                answer = dict(json.loads(text) if response.status < 400 else {"message": _message(text)})
+        except (aiohttp.ClientError, OSError, TypeError, ValueError) as ex:
             raise _ApiError(0, f"{method} {PLURAL}{path}: {type(ex).__name__}") from ex
         if response.status >= 400:
             raise _ApiError(response.status, f"{method} {PLURAL}{path}: {response.status} {answer['message']}")
-        return dict(answer)
+        return answer
 
     def _client(self, connection: Connection) -> aiohttp.ClientSession:
         if self._session is None:

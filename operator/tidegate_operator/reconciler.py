@@ -59,7 +59,7 @@ class Reconciler:
         self._has_listed = False
 
     async def run(self) -> None:
-        """Serve; an error that nobody expected ends it."""
+        """Serve until cancelled; an error that nobody expected is logged, and what it stopped is tried again."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
             for watch in self._watches:
@@ -106,6 +106,9 @@ class Reconciler:
                 await self.resync()
             except SourceUnavailableError as ex:
                 log.warning("the wanted tiers cannot be listed, the known ones stay", cause=str(ex))
+            except Exception:
+                # As with a key of the queue and with a region: without the next look nothing would be reconciled but what events bring.
+                log.exception("looking at all tiers failed unexpectedly")
             seconds = RESYNC_SECONDS if self._has_listed else FIRST_LISTING_SECONDS
             await asyncio.sleep(seconds * random.uniform(0.8, 1))  # noqa: S311 - jitter
 

@@ -34,11 +34,12 @@ class Objects:
         self.writes = 0
         self.is_complete = True
         self.failures = 0
+        self.failure: Exception = SourceUnavailableError("no list now")
 
     async def list(self) -> Listing:
         if self.failures:
             self.failures -= 1
-            raise SourceUnavailableError("no list now")
+            raise self.failure
         return Listing(dict(self.tiers), self.is_complete)
 
     async def report(self, tier: DesiredTier, status: Mapping[str, Any]) -> None:
@@ -330,9 +331,10 @@ async def test_a_status_that_could_not_be_written_is_written_later(valkey: Any, 
         await eventually(lambda: "free" in objects.statuses, 4)
 
 
-async def test_a_listing_that_fails_first_is_tried_again(valkey: Any, eventually: Eventually):
+@pytest.mark.parametrize("failure", [SourceUnavailableError("no list now"), OSError("which nobody expected")])
+async def test_a_listing_that_fails_first_is_tried_again(valkey: Any, eventually: Eventually, failure: Exception):
     objects = Objects(wanted())
-    objects.failures = 1
+    objects.failures, objects.failure = 1, failure
 
     async with operator(objects, frankfurt=valkey):
         await eventually(holds(valkey, free=10), 4)
