@@ -23,6 +23,13 @@ class Helm:
     cluster: ControlPlane
     namespace: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where Helm keeps its own things, and the cluster."""
+        home = self.cluster.folder / "helm"
+        homes = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        return {**os.environ, **homes, "KUBECONFIG": str(self.cluster.admin_kubeconfig)}
+
     def install(self, *options: str) -> None:
         """Install the release; without nodes nothing would become ready, so nothing is waited for."""
         self._run("install", RELEASE, str(CHART), "--create-namespace", *options)
@@ -41,14 +48,12 @@ class Helm:
         return [manifest for manifest in rendered if manifest and manifest["kind"] in kinds]
 
     def _run(self, *arguments: str) -> str:
-        home = self.cluster.folder / "helm"
-        homes = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         done = subprocess.run(
             [str(self.program), "--namespace", self.namespace, *arguments],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,
-            env={**os.environ, **homes, "KUBECONFIG": str(self.cluster.admin_kubeconfig)},
+            env=self.environment,
             check=False,
         )
         assert done.returncode == 0, f"helm {arguments[0]}: {done.stderr}"

@@ -2,8 +2,12 @@
 
 import base64
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +85,55 @@ def test_an_upgrade_keeps_every_generated_secret(helm: Helm, kubectl: Kubectl) -
 def made_once(values: dict[str, str]) -> dict[str, str]:
     """The values of a Secret that don't follow from the list of regions."""
     return {key: value for key, value in values.items() if key != "regions.yaml"}
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Where somebody pastes the commands of the documentation; only waiting for pods is left out, for there are none."""
+
+    helm: Helm
+    folder: Path
+
+    def run(self, script: str) -> str:
+        """Run the commands; the first that fails ends them and the test."""
+        environment = {**self.helm.environment, "PATH": f"{self.folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", script], capture_output=True, text=True, timeout=60, env=environment, cwd=self.folder
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def terminal(helm: Helm, built: Callable[[str], Path], tmp_path: Path) -> Terminal:
+    """With kubectl and helm for the namespace of the test, and the sources where a checkout has them."""
+    commands = {"kubectl": f'[ "$1" = rollout ] || exec {built("kubectl")}', "helm": f"exec {built('helm')}"}
+    for name, command in commands.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\n{command} --namespace {helm.namespace} "$@"\n')
+        (tmp_path / name).chmod(0o700)
+    (tmp_path / "charts").symlink_to(ROOT / "charts")
+    return Terminal(helm, tmp_path)
+
+
+def test_the_identity_key_is_replaced_as_documented(helm: Helm, kubectl: Kubectl, terminal: Terminal) -> None:
+    """Key by key, from the documentation's own lines; another replacement can begin, and Helm does not undo one without being forced."""
+    functions, *steps = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/rotation.md").read_text(), re.DOTALL)
+    helm.install()
+    held = [secrets(kubectl, helm)["tidegate-keys"]]
+
+    for step in steps:
+        terminal.run(functions + step)
+        held.append(secrets(kubectl, helm)["tidegate-keys"])
+
+    original, both, switched, finished = held
+    old, new = original["identity.key"], both["identity.other.key"]
+    assert old != new
+    assert both == {**original, "identity.other.key": new}
+    assert switched == {**original, "identity.key": new, "identity.other.key": old}
+    assert finished == {**original, "identity.key": new}
+    terminal.run("! helm rollback tidegate 1")
+    assert secrets(kubectl, helm)["tidegate-keys"] == finished
+    terminal.run(functions + steps[0])
 
 
 def test_two_installations_share_no_secret(helm: Helm, kubectl: Kubectl) -> None:
