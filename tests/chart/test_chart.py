@@ -46,10 +46,14 @@ def render(helm: Helm, *arguments: str) -> list[Json]:
     return [document for document in yaml.safe_load_all(result.stdout) if document]
 
 
-def pods(documents: list[Json]) -> Iterator[Json]:
+def templates(documents: list[Json]) -> Iterator[Json]:
     for document in documents:
         if document["kind"] in ("Deployment", "StatefulSet"):
-            yield document["spec"]["template"]["spec"]
+            yield document["spec"]["template"]
+
+
+def pods(documents: list[Json]) -> Iterator[Json]:
+    return (template["spec"] for template in templates(documents))
 
 
 def find(documents: list[Json], kind: str, name: str) -> Json:
@@ -133,7 +137,7 @@ def test_two_regions_of_one_name_are_refused_with_a_sentence(helm: Helm) -> None
 
 def test_every_value_has_a_reader() -> None:
     """A value that no template reads is a lie to whoever sets it."""
-    templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
+    texts = "".join(path.read_text() for path in (CHART / "templates").iterdir())
 
     def leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         if isinstance(value, dict) and path[-1] != "resources":
@@ -146,9 +150,9 @@ def test_every_value_has_a_reader() -> None:
     for section, content in values.items():
         for path in leaves(content, (section,)):
             whole = ".Values." + ".".join(path[:-1] if "image" in path else path)
-            assert whole in templates, ".".join(path)
+            assert whole in texts, ".".join(path)
             if "image" in path:
-                assert f"$image.{path[-1]}" in templates or f"image.{path[-1]}" in templates, path
+                assert f"$image.{path[-1]}" in texts or f"image.{path[-1]}" in texts, path
 
 
 def test_the_definition_in_the_chart_is_the_one_source(rendered: list[Json]) -> None:
@@ -228,6 +232,16 @@ def test_passwords_from_a_seed_are_the_same_at_every_rendering(helm: Helm) -> No
 
     assert first == second
     assert len({value for key, value in first.items() if key.endswith(".password")}) == 3
+
+
+def test_another_seed_restarts_every_pod(helm: Helm) -> None:
+    """Servers and clients read their passwords once, at start."""
+    seeds = ("redis.passwordSeed=0123456789abcdef0123456789abcdef", "redis.passwordSeed=fedcba9876543210fedcba9876543210")
+    first, again, second = (list(templates(render(helm, "--set", seed))) for seed in (seeds[0], *seeds))
+
+    assert first == again
+    assert len(first) == 6
+    assert all(before != after for before, after in zip(first, second, strict=True))
 
 
 def test_a_zone_pins_a_region(helm: Helm) -> None:
