@@ -44,9 +44,16 @@ class Publisher:
 
     @classmethod
     def connect(cls, region: str, url: str, *, timeout_seconds: float) -> Self:
-        """A publisher for the Redis at `url`; nothing is sent before the first call."""
+        """A publisher for the Redis at `url`; nothing is sent before the first call.
+
+        Raises:
+            Exception: Of any class: the client cannot make a connection of this URL; the text may quote the password.
+        """
         retry = Retry(NoBackoff(), 0)
-        return cls(region, Redis.from_url(url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=retry))
+        redis = Redis.from_url(url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=retry)
+        # Most options of the URL are looked at only now.
+        redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        return cls(region, redis)
 
     async def view(self) -> RegionView:
         """The region's revision and its workers."""

@@ -12,6 +12,7 @@ from tidegate_operator.errors import SettingsError
 from tidegate_operator.publisher import Publisher
 
 PREFIX = "TIDEGATE_OPERATOR_"
+_FILE = PREFIX + "REGIONS_FILE"
 _REGION_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -53,27 +54,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """One for each region of the regions file.
 
         Raises:
-            SettingsError: The file cannot be read or holds something else.
+            SettingsError: The file cannot be read or holds something else; the text holds nothing of an URL.
         """
         regions = _read_regions(self.regions_file)
-        return [Publisher.connect(name, url, timeout_seconds=self.redis_timeout_seconds) for name, url in regions.items()]
+        return [self._publisher(name, url) for name, url in regions.items()]
+
+    def _publisher(self, name: str, url: str) -> Publisher:
+        try:
+            return Publisher.connect(name, url, timeout_seconds=self.redis_timeout_seconds)
+        except Exception:  # noqa: BLE001 - the client has many for a bad URL
+            # Without the cause: it may quote the password, which is what mostly breaks a URL.
+            hint = "in a password, write / as %2F, # as %23, @ as %40"
+            raise SettingsError(f"{_FILE} {self.regions_file}: the URL of {name} is none of a Redis ({hint})") from None
 
 
 def _read_regions(path: Path) -> dict[str, str]:
     try:
         regions = yaml.safe_load(path.read_text())
     except OSError as ex:
-        raise SettingsError(f"regions file {path}: {ex.strerror}") from ex
+        raise SettingsError(f"{_FILE} {path}: {ex.strerror}") from ex
     except (yaml.YAMLError, UnicodeDecodeError):
         # The parser's text quotes the file, which holds passwords.
-        raise SettingsError(f"regions file {path}: is not YAML") from None
+        raise SettingsError(f"{_FILE} {path}: is not YAML") from None
     if not isinstance(regions, dict) or not regions:
-        raise SettingsError(f"regions file {path}: must map at least one region name to a Redis URL")
+        raise SettingsError(f"{_FILE} {path}: must map at least one region name to a Redis URL")
     for name, url in regions.items():
         if not isinstance(name, str) or not _REGION_NAME.fullmatch(name):
-            raise SettingsError(f"regions file {path}: a region's name must be a DNS label of 1..63 characters")
+            raise SettingsError(f"{_FILE} {path}: a region's name must be a DNS label of 1..63 characters")
         if not isinstance(url, str) or not url.startswith(_SCHEMES):
-            raise SettingsError(f"regions file {path}: the URL of {name} must begin with one of {', '.join(_SCHEMES)}")
+            raise SettingsError(f"{_FILE} {path}: the URL of {name} must begin with one of {', '.join(_SCHEMES)}")
     return regions
 
 
