@@ -90,6 +90,13 @@ def test_only_the_operator_holds_a_service_account_token(rendered: list[Json]) -
     assert with_token == ["operator"]
 
 
+def test_the_operator_may_wait_half_an_hour_for_its_definition(rendered: list[Json]) -> None:
+    """It does not answer while it waits; restarts with longer and longer pauses would make it miss the definition's coming."""
+    (container,) = find(rendered, "Deployment", "tidegate-operator")["spec"]["template"]["spec"]["containers"]
+
+    assert container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"] >= 1800
+
+
 def test_no_secret_is_plain_in_a_pod(rendered: list[Json]) -> None:
     secret = find(rendered, "Secret", "tidegate-redis")
     values = [base64.b64decode(value).decode() for key, value in secret["data"].items() if key.endswith(("password", "url"))]
