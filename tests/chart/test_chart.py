@@ -142,6 +142,16 @@ def test_two_regions_of_one_name_are_refused_with_a_sentence(helm: Helm) -> None
     assert "named twice; give each region a name of its own" in result.stderr
 
 
+def test_a_bundled_server_without_a_version_is_refused_with_a_sentence(helm: Helm) -> None:
+    """The chart's own version, which our images fall back on, is none of Valkey's."""
+    refused = helm("template", str(CHART), "--set", "redis.image.tag=")
+    digest = render(helm, "--set", f"redis.image.tag=,redis.image.digest=sha256:{'0' * 64}")
+
+    assert refused.returncode != 0
+    assert "redis.image: set tag or digest" in refused.stderr
+    assert "valkey/valkey@sha256:0000" in json.dumps(digest)
+
+
 def test_every_value_has_a_reader() -> None:
     """A value that no template reads is a lie to whoever sets it."""
     texts = "".join(path.read_text() for path in (CHART / "templates").iterdir())
@@ -215,6 +225,19 @@ def test_existing_secrets_replace_everything_that_would_be_made(helm: Helm) -> N
     assert "ConfigMap" not in kinds
     api = next(pods(documents))
     assert {"name": "keys", "secret": {"secretName": "mine"}} in api["volumes"]
+
+
+def test_names_of_digits_stay_names(helm: Helm) -> None:
+    """`123` is a valid name of a Secret, a ConfigMap or a class, and to YAML a number."""
+    own = render(helm, "--set-string", "keys.existingSecret=1,redis.existingSecret=2,tokens.existingConfigMap=3")
+    store = find(render(helm, "--set-string", "store.storageClassName=4"), "StatefulSet", "tidegate-store")
+
+    volumes = [volume for pod in pods(own) for volume in pod["volumes"]]
+    mounted = [volume.get("secret", {}).get("secretName") or volume.get("configMap", {}).get("name") for volume in volumes]
+    variables = [variable for pod in pods(own) for variable in pod["containers"][0]["env"] if "valueFrom" in variable]
+    assert {name for name in mounted if name} == {"1", "2", "3"}
+    assert {variable["valueFrom"]["secretKeyRef"]["name"] for variable in variables} == {"2"}
+    assert store["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"] == "4"
 
 
 def test_long_and_dotted_release_names_stay_apart_and_valid(helm: Helm) -> None:
