@@ -7,9 +7,14 @@ import structlog
 
 
 def configure_logging(level: str, form: str) -> None:
-    """Write lines of at least `level` to standard error, as JSON or, when `form` is plain, for a terminal."""
+    """Write lines of at least `level` to standard error, as JSON or, when `form` is plain, for a terminal.
+
+    The level holds for what libraries log too: kopf a line for each event, aiohttp one for each probe.
+    """
+    lowest = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(lowest)
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(lowest),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -126,6 +126,12 @@ def is_alive(http: httpx.Client) -> bool:
         return False
 
 
+def watchers(valkey: Valkey) -> int:
+    """How many operators watch the region of this Redis."""
+    with Redis(port=valkey.port) as redis:
+        return int(redis.pubsub_numsub(keys.WORKERS_CHANNEL)[0][1])
+
+
 def operator(folder: Path, regions: Sequence[Region], kubeconfig: Path, namespace: str) -> Program:
     """An operator for these regions and one namespace, yet to be started."""
     regions_file = folder / "regions.json"

@@ -19,7 +19,7 @@ from tests.conftest import Valkey
 from tests.kube.chart import ROOT, Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
 from tests.kube.processes import eventually
-from tests.kube.stage import operator
+from tests.kube.stage import operator, watchers
 from tests.kube.tiers import Json
 
 from tidegate.contract import keys
@@ -185,7 +185,7 @@ def test_an_operator_that_was_there_first_waits_for_the_definition(helm: Helm, k
 
         helm.upgrade("--reset-values")
         kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
-        running.wait_until(lambda: "'start' succeeded" in running.last_words(), seconds=20)
+        running.wait_until(lambda: watchers(valkey) == 1, seconds=20)
         kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
 
         with Redis(port=valkey.port) as redis:

@@ -3,10 +3,11 @@
 import statistics
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.kube.control_plane import Kubectl
-from tests.kube.processes import Program, eventually
-from tests.kube.stage import Regions, everywhere, seconds_until_enforced
+from tests.kube.processes import Program, eventually, free_port
+from tests.kube.stage import Regions, everywhere, operator, seconds_until_enforced
 from tests.kube.tiers import TierClient, limited
 
 
@@ -70,6 +71,30 @@ def test_a_deleted_tier_is_gone_from_every_region(running: Program, watched: Tie
     eventually(lambda: "deleted" not in watched.names(), seconds=5)
     everywhere(regions, "deleted", None)
     assert all("deleted" not in region.stored() for region in regions)
+
+
+def test_a_log_level_holds_for_the_libraries_too(watched: TierClient, regions: Regions, kubeconfig: Path, tmp_path: Path) -> None:
+    """Quiet is quiet: no line of kopf's for an event, and none of aiohttp's for a probe."""
+    quiet, health = operator(tmp_path, regions, kubeconfig, watched.namespace), f"http://127.0.0.1:{free_port()}/healthz"
+    quiet.command += ["--liveness", health]
+    quiet.environment["TIDEGATE_OPERATOR_LOG_LEVEL"] = "warning"
+    with quiet:
+        quiet.wait_until(lambda: answers(health), seconds=20)
+
+        watched.create("quiet", limited(30))
+        everywhere(regions, "quiet", 30)
+        eventually(lambda: watched.is_ready("quiet"), seconds=10)
+
+        assert answers(health)
+        assert quiet.last_words() == ""
+
+
+def answers(url: str) -> bool:
+    """Whether the operator calls itself alive."""
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_the_operator_may_do_what_it_needs_and_nothing_else(kubeconfig: Path, watched: TierClient, kubectl: Kubectl) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.kube.processes import Program, eventually
-from tests.kube.stage import Regions, everywhere, operator, seconds_until_enforced
+from tests.kube.stage import Regions, everywhere, operator, seconds_until_enforced, watchers
 from tests.kube.tiers import Json, TierClient, condition, limited
 
 
@@ -70,7 +70,7 @@ def test_two_operators_at_once_do_no_harm(
 ) -> None:
     """A second one, as during a rollout, neither rolls a tier back nor fights over it."""
     with operator(tmp_path, regions, kubeconfig, watched.namespace) as second:
-        second.wait_until(lambda: "'observe' succeeded" in second.last_words(), seconds=20)
+        second.wait_until(lambda: all(watchers(region.valkey) == 2 for region in regions), seconds=20)
         for number in range(20):
             watched.create(f"shared-{number}", limited(100))
             watched.edit(f"shared-{number}", **limited(200))
