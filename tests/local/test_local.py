@@ -177,17 +177,31 @@ def test_ctrl_c_during_the_start_leaves_nothing_behind(start_run) -> None:
     assert processes_of(run.state) == find_leftovers(run.state) == []
 
 
+def test_a_killed_run_leaves_nothing_behind(start_run) -> None:
+    """SIGKILL of `tidegate up` itself: whoever supervises the servers hears of it, and ends them."""
+    run = start_run()
+    run.ports("edge")
+    # supervisord, two regions of Redis, gunicorn with two workers and Envoy, the store, the operator.
+    assert len(find_leftovers(run.state)) == 13
+
+    run.end(signal.SIGKILL)
+
+    poll(lambda: not find_leftovers(run.state))
+    assert processes_of(run.state) == []
+
+
 def test_the_run_after_a_killed_one_cleans_up_and_starts(start_run) -> None:
-    """SIGKILL of `tidegate up` orphans everything."""
+    """SIGKILL of `tidegate up` and of supervisord at once orphans everything."""
     first = start_run()
     first.ports("edge")
+    first.process.send_signal(signal.SIGSTOP)
+    os.kill(int((first.state / "supervisord.pid").read_text()), signal.SIGKILL)
     first.end(signal.SIGKILL)
     orphans = find_leftovers(first.state)
 
     second = start_run()
 
-    # supervisord, two regions of Redis, gunicorn with two workers and Envoy, the store, the operator.
-    assert len(orphans) == 13
+    assert len(orphans) == 12
     assert f"Ended {len(orphans)} processes that an earlier run had left behind" in second.wait_for("Ctrl-C stops everything")
     assert get(second.ports("edge")[0], second.token()).status == 200
     assert second.end() == 0

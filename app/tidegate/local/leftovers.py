@@ -1,8 +1,11 @@
-"""Processes that outlived whoever should end them; found by marks in their environment, called by `run.py` and `supervision.py`."""
+"""Processes that outlive whoever should end them: kept from it, or found by a mark and ended; called by `run.py` and `supervision.py`."""
 
+import ctypes
 import os
 import signal
+import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,11 +16,30 @@ MARK = "LOCAL_RUN_OF_TIDEGATE"
 PROGRAM_MARK = "LOCAL_RUN_PROGRAM"
 """Variable that the processes of one program of a run inherit; its value is the program's name."""
 END_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
 
 
 def mark(state: Path) -> dict[str, str]:
     """What a process of the run in directory `state` has in its environment."""
     return {MARK: str(state)}
+
+
+def ending_with_parent() -> Callable[[], None] | None:
+    """What a child does before it becomes its program, to get a SIGTERM when we die, by SIGKILL too; None where the system cannot do that.
+
+    The system means the thread that starts the child: call from the main one.
+    """
+    if sys.platform != "linux":
+        return None
+    # Found before the fork: after it a child does as little as it can.
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def arm() -> None:
+        prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM))
+        if os.getppid() != parent:
+            os._exit(1)  # it died before the signal was asked for
+
+    return arm
 
 
 def find_leftovers(state: Path, program: str = "") -> list[int]:

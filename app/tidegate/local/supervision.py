@@ -19,7 +19,7 @@ from supervisor.xmlrpc import SupervisorTransport, UnixStreamHTTPConnection
 
 from tidegate.local.errors import LocalRunError
 from tidegate.local.layout import Layout
-from tidegate.local.leftovers import PROGRAM_MARK, end_leftovers, mark
+from tidegate.local.leftovers import PROGRAM_MARK, end_leftovers, ending_with_parent, mark
 from tidegate.local.programs import Program
 
 RUNNING = "RUNNING"
@@ -115,7 +115,8 @@ class _Transport(SupervisorTransport):  # type: ignore[misc]  # no types are pub
 def start_supervisord(layout: Layout, programs: Sequence[Program]) -> subprocess.Popen[bytes]:
     """Write supervisord's configuration and start it; it starts the programs.
 
-    A session of its own keeps a Ctrl-C of the terminal away from it: the run stops it in order.
+    A session of its own keeps a Ctrl-C of the terminal away from it: the run stops it in order. If the run cannot, for it was killed,
+    supervisord hears of that and stops everything itself.
     """
     path = layout.state / "supervisord.conf"
     with path.open("w") as file:
@@ -129,6 +130,7 @@ def start_supervisord(layout: Layout, programs: Sequence[Program]) -> subprocess
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=ending_with_parent(),
     )
 
 
