@@ -1,4 +1,7 @@
-"""The operator without a cluster: `python -m tidegate_operator.directory DIR` enforces the manifests in DIR and follows its edits."""
+"""The operator without a cluster: `python -m tidegate_operator.directory DIR` enforces the manifests in DIR and follows its edits.
+
+A mounted ConfigMap is followed too, as its links change within DIR. What a link out of DIR leads to is looked at by the slow resync alone.
+"""
 
 import asyncio
 import os

@@ -1,6 +1,7 @@
 """Directory mode as a process: manifests in a directory, a real region, a real worker's tier source."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,16 @@ class DirectoryOperator:
 
     def write(self, file: str, text: str) -> None:
         (self.directory / file).write_text(text)
+
+    def mount(self, version: str, file: str, text: str) -> None:
+        """Replace what `..data` leads to, as the kubelet does."""
+        before = (self.directory / "..data").resolve()
+        folder, link = self.directory / f"..{version}", self.directory / "..data_tmp"
+        folder.mkdir()
+        (folder / file).write_text(text)
+        link.symlink_to(folder.name)
+        link.rename(self.directory / "..data")
+        shutil.rmtree(before, ignore_errors=True)
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tidegate_operator.directory", str(self.directory)]
@@ -205,3 +216,16 @@ async def test_a_directory_that_is_made_anew_is_followed(operator: DirectoryOper
     operator.write("free.yaml", manifest(limit=30))
 
     await eventually(operator.holds(free=30), 2)
+
+
+async def test_a_mounted_config_map_is_followed(operator: DirectoryOperator, eventually: Eventually):
+    """Its files are links through `..data`, a link that is replaced; what it led to before is removed."""
+    operator.mount("first", "free.yaml", manifest())
+    (operator.directory / "free.yaml").symlink_to("..data/free.yaml")
+    operator.start()
+    await eventually(operator.holds(free=10), 10)
+
+    for version, limit in (("second", 20), ("third", 30)):
+        operator.mount(version, "free.yaml", manifest(limit=limit))
+
+        await eventually(operator.holds(free=limit), 2)
