@@ -112,7 +112,10 @@ async def _follow_until_replaced(directory: Path, reconciler: Reconciler, stop: 
 
 
 def _inode(directory: Path) -> int:
-    return directory.stat().st_ino if directory.is_dir() else 0
+    try:
+        return directory.stat().st_ino
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":
