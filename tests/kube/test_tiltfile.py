@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 @pytest.fixture
@@ -45,11 +46,11 @@ def test_tilt_up_brings_everything_in_order(evaluate: Callable[[], str]) -> None
     found = {manifest["Name"]: manifest for manifest in json.loads(evaluate())["Manifests"]}
 
     for name, port in {"tidegate-api-frankfurt": 8081, "tidegate-api-dublin": 8091}.items():
-        assert live_update(found[name]) == {"app/tidegate": "tidegate"}
+        assert live_update(found[name], "api-dev") == {"app/tidegate": f"{site_packages()}/tidegate"}
         forwards = found[name]["DeployTarget"]["portForwardTemplateSpec"]["forwards"]
         assert [(forward["localPort"], forward["containerPort"]) for forward in forwards] == [(port, 8000)]
         assert [link["URL"]["Host"] for link in found[name]["DeployTarget"]["Links"]] == [f"127.0.0.1:{port}"]
-    assert live_update(found["tidegate-operator"]) == {"operator/tidegate_operator": "tidegate_operator"}
+    assert live_update(found["tidegate-operator"], "operator-dev") == {"operator/tidegate_operator": f"{site_packages()}/tidegate_operator"}
     for name in ("tidegate-operator", "free", "pro", "enterprise"):
         assert found[name]["ResourceDependencies"] == ["crd"]
     assert found["demo"]["DeployTarget"]["UpdateCmdSpec"]["args"][-1] == "make demo"
@@ -68,11 +69,23 @@ def test_no_secret_is_in_a_config_map(evaluate: Callable[[], str]) -> None:
     assert held == {"Secret": {"identity.key", "idempotency.key"}, "ConfigMap": {"jwks.json"}}
 
 
-def live_update(manifest: dict[str, Any]) -> dict[str, str]:
-    """Package in the container by folder of the sources that it is synchronised with; there must be a command that reloads it."""
+def live_update(manifest: dict[str, Any], stage: str) -> dict[str, str]:
+    """Folder in the container by folder of the sources that it is kept equal to.
+
+    The image must be built up to `stage`, where those files may be written, and a command must have them read.
+    """
     (image,) = manifest["ImageTargets"]
+    assert image["BuildDetails"]["target"] == stage
+    assert re.search(rf"^FROM \w+ AS {stage}$", DOCKERFILE, re.MULTILINE)
     assert image["LiveUpdateSpec"]["execs"]
-    return {sync["localPath"]: Path(sync["containerPath"]).name for sync in image["LiveUpdateSpec"]["syncs"]}
+    return {sync["localPath"]: sync["containerPath"] for sync in image["LiveUpdateSpec"]["syncs"]}
+
+
+def site_packages() -> str:
+    """Where the images have their packages, as their Dockerfile says."""
+    (python,) = set(re.findall(r"^FROM \S+/python:(\d+\.\d+)", DOCKERFILE, re.MULTILINE))
+    (environment,) = set(re.findall(r"python -m venv --without-pip (\S+)", DOCKERFILE))
+    return f"{environment}/lib/python{python}/site-packages"
 
 
 def without_times(result: str) -> str:

@@ -74,10 +74,12 @@ def test_the_token_command_mints_for_a_client_of_choice(shared_run) -> None:
 
 
 def test_every_file_is_for_the_owner_alone(shared_run) -> None:
-    open_to_others = [path for path in shared_run.state.rglob("*") if path.is_file() and path.stat().st_mode & 0o077 and "key" in path.name]
+    """Nobody else gets into the directory, and the keys would stay closed to others if it were moved."""
+    keys = [shared_run.state / "keys", *(shared_run.state / "keys").rglob("*")]
 
     assert shared_run.state.stat().st_mode & 0o777 == 0o700
-    assert open_to_others == []
+    assert {path.name for path in keys} >= {"issuer.pem", "identity.key", "idempotency.key"}
+    assert [path for path in keys if path.stat().st_mode & 0o077] == []
 
 
 def test_a_second_run_in_the_directory_is_refused(shared_run, tiers: Path) -> None:
@@ -120,12 +122,16 @@ def test_a_region_without_its_redis_sends_its_requests_elsewhere(shared_run) -> 
 
 
 def test_a_crashed_process_is_named_with_its_last_lines(shared_run) -> None:
+    log = shared_run.state / "logs/operator.log"
     os.kill(process_id(shared_run, "operator"), signal.SIGKILL)
 
-    output = shared_run.wait_for("operator was killed by a signal")
-    output = shared_run.wait_for("  | ", 5.0)
+    shared_run.wait_for("operator was killed by a signal")
+    last_line = log.read_text().splitlines()[-1]
+    shared_run.wait_for(f"  | {last_line}\n", 5.0)
 
-    assert "operator.log" in output
+    report = shared_run.output.partition("operator was killed by a signal")[2]
+    assert report.startswith(f". Its last lines ({log}):\n  | ")
+    assert f"\n  | {last_line}\n" in report
     assert get(shared_run.ports("edge")[0], shared_run.token()).status == 200
     shared_run.supervision.start("operator")
 
