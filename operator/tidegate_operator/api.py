@@ -142,4 +142,5 @@ def _message(text: str) -> str:
 def read_object(body: Mapping[str, Any]) -> DesiredTier:
     """What a RateLimitTier, as the API server sends it, wants."""
     metadata = body["metadata"]
-    return desired_tier(metadata["name"], metadata["uid"], metadata["generation"], body.get("spec"), status=body.get("status") or {})
+    status, created = body.get("status") or {}, metadata["creationTimestamp"]
+    return desired_tier(metadata["name"], metadata["uid"], metadata["generation"], body.get("spec"), status=status, created=created)

@@ -21,6 +21,7 @@ class DesiredTier:
         generation: Newest generation seen; differs from the document's while the newest spec is refused.
         violations: Why the newest spec is refused; empty when it was accepted.
         status: The status that the object carries now; None when only the operator itself knows it.
+        created: When the object was made (RFC 3339, UTC); of two that had the name the later one counts. Empty where there is one at most.
         observed_at: Monotonic seconds at which this generation was first seen.
     """
 
@@ -30,6 +31,7 @@ class DesiredTier:
     document: TierDocument | None
     violations: tuple[Violation, ...] = ()
     status: Mapping[str, Any] | None = None
+    created: str = ""
     observed_at: float = field(default_factory=time.monotonic, compare=False)
 
     @property
@@ -46,13 +48,15 @@ class Listing:
     is_complete: bool
 
 
-def desired_tier(name: str, uid: str, generation: int, spec: object, *, status: Mapping[str, Any] | None = None) -> DesiredTier:
+def desired_tier(
+    name: str, uid: str, generation: int, spec: object, *, status: Mapping[str, Any] | None = None, created: str = ""
+) -> DesiredTier:
     """Read a spec; one that breaks rules yields a tier without a document that carries the violations."""
     try:
         document = TierDocument(Tier.from_spec(name, spec), uid, generation)
     except InvalidTierError as ex:
-        return DesiredTier(name, uid, generation, None, ex.violations, status)
-    return DesiredTier(name, uid, generation, document, (), status)
+        return DesiredTier(name, uid, generation, None, ex.violations, status, created)
+    return DesiredTier(name, uid, generation, document, (), status, created)
 
 
 def not_enforced(tier: Tier) -> tuple[Violation, ...]:

@@ -32,12 +32,14 @@ class WantedTiers:
         self._touched: dict[str, float] = {}
 
     def put(self, tier: DesiredTier) -> bool:
-        """Want this tier, unless a newer generation of the same object is wanted; a refused spec keeps the last good document.
+        """Want this tier, unless a newer generation or a newer object is wanted; a refused spec keeps the last good document.
 
         Returns whether anything is new; what is not is the echo of a status that we wrote.
         """
         known = self.tiers.get(tier.name)
         self._touched[tier.name] = time.monotonic()
+        if known and known.created > tier.created:
+            return False  # nothing orders the events of two objects: this one is gone already
         if known and known.uid == tier.uid:
             if known.generation > tier.generation or (known.generation == tier.generation and known.status == tier.status):
                 return False

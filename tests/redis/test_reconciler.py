@@ -270,6 +270,22 @@ async def test_removing_an_older_object_of_the_name_changes_nothing(valkey: Any,
         await eventually(holds(valkey, free=10, pro=10))
 
 
+async def test_late_news_of_an_older_object_of_the_name_changes_nothing(valkey: Any, eventually: Eventually):
+    """An object that was made anew outlives what is still to be heard of its predecessor."""
+    new, old = (replace(wanted(uid=uid, limit=limit), created=f"2026-11-25T12:00:0{limit}Z") for uid, limit in (("new", 2), ("old", 1)))
+    objects = Objects(new)
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(holds(valkey, free=2))
+
+        reconciler.put(replace(old, generation=7))
+        reconciler.put(wanted("pro", uid="b"))  # comes after it in the queue
+        await eventually(holds(valkey, free=2, pro=10))
+        reconciler.remove("free", "old")
+        reconciler.put(wanted("team", uid="c"))
+
+        await eventually(holds(valkey, free=2, pro=10, team=10))
+
+
 async def test_what_no_object_wants_goes_once_a_complete_listing_says_so(valkey: Any, eventually: Eventually):
     """A tier that was deleted while no operator ran does not stay for ever."""
     async with operator(Objects(wanted(), wanted("pro", uid="b")), frankfurt=valkey):

@@ -16,8 +16,9 @@ from tidegate_operator.desired import desired_tier
 from tidegate_operator.errors import ReportError, SourceUnavailableError
 
 SPEC = {"windows": [{"name": "minute", "limit": 10, "period": "1m"}]}
+MADE = "2026-11-25T12:00:00Z"
 TIER = desired_tier("free", "a", 1, SPEC, status={})
-PAGE = {"metadata": {}, "items": [{"metadata": {"name": "free", "uid": "a", "generation": 1}, "spec": SPEC}]}
+PAGE = {"metadata": {}, "items": [{"metadata": {"name": "free", "uid": "a", "generation": 1, "creationTimestamp": MADE}, "spec": SPEC}]}
 
 
 @dataclass
@@ -73,7 +74,9 @@ async def api(login: Login, answering: Any) -> AsyncIterator[TierApi]:
 
 
 async def test_the_tiers_that_the_server_holds_are_listed(api: TierApi):
-    assert (await api.list()).tiers.keys() == {"free"}
+    listing = await api.list()
+
+    assert listing.tiers == {"free": desired_tier("free", "a", 1, SPEC, status={}, created=MADE)}
 
 
 LOGIN_FAILURES = [
