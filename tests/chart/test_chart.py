@@ -255,6 +255,14 @@ def test_long_and_dotted_release_names_stay_apart_and_valid(helm: Helm) -> None:
     assert len(set(names)) == len(names)
 
 
+def test_a_release_that_no_service_can_be_named_after_is_refused_with_a_sentence(helm: Helm) -> None:
+    """Helm takes `1st`; a cluster refuses half of what is made for it."""
+    result = helm("template", "1st", str(CHART))
+
+    assert result.returncode != 0
+    assert 'release name "1st" begins with a digit' in result.stderr
+
+
 def test_passwords_from_a_seed_are_the_same_at_every_rendering(helm: Helm) -> None:
     """Where charts are only rendered, nothing can be looked up, and random passwords would change under running servers."""
     seed = "redis.passwordSeed=0123456789abcdef0123456789abcdef"
