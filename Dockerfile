@@ -2,7 +2,8 @@
 # The final stages hold a virtual environment and no build tool; they run as a numeric user on a read-only root.
 FROM docker.io/library/python:3.13-slim AS wheel
 WORKDIR /source
-RUN pip install --no-cache-dir --quiet hatchling
+COPY requirements/build.txt /requirements.txt
+RUN pip install --no-cache-dir --quiet --require-hashes --requirement /requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY operator operator

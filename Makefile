@@ -75,7 +75,7 @@ bench-limiter: .venv/.bench ## The cost of one decision, beside the library `lim
 	$(BIN)/python -m bench.limiter
 
 lock: $(UV) ## Write the lock files anew (hashes, no addresses)
-	for set in "dev --extra local --group test --group lint" "api --extra api" "operator --extra operator" "local --extra local" "go --group go" "bench --group bench"; do \
+	for set in "dev --extra local --group test --group lint" "api --extra api" "operator --extra operator" "local --extra local" "go --group go" "bench --group bench" "build --group build"; do \
 	  set -- $$set; name=$$1; shift; \
 	  $(UV) pip compile --quiet pyproject.toml "$$@" --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --no-emit-index-url $$([ $$name = dev ] || echo --constraint requirements/dev.txt) --output-file requirements/$$name.txt || exit 1; \

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,3 +301,13 @@ def test_images_hold_no_build_tool_and_run_as_nobody() -> None:
     assert "USER 10001:10001" in final
     assert re.findall(r"^FROM base AS (\w+)$", final, re.MULTILINE) == ["operator", "api"]
     assert not re.search(r"^RUN .*(apt|install)\b", final.replace("uninstall", ""), re.MULTILINE)
+
+
+def test_what_an_image_is_made_of_is_pinned() -> None:
+    """Each installation checks the hashes of a lock file, or takes the wheel that was just made, which a pinned builder made."""
+    installations = re.findall(r"^RUN pip .*\binstall\b.*$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    assert len(installations) == 5
+    assert all("--require-hashes" in line or "--no-deps" in line for line in installations)
+    assert project["dependency-groups"]["build"] == project["build-system"]["requires"]
