@@ -118,3 +118,11 @@ async def test_an_answer_that_is_no_list_of_tiers_is_a_typed_error(api: TierApi,
 
     with pytest.raises(SourceUnavailableError):
         await api.list()
+
+
+@pytest.mark.parametrize("text", ["", "1"])
+async def test_an_answer_to_a_status_that_is_no_object_is_a_typed_error(api: TierApi, answering: Callable[[str], None], text: str):
+    answering(text)
+
+    with pytest.raises(ReportError):
+        await api.report(TIER, {})
