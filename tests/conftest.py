@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -18,6 +19,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 STARTUP_SECONDS = 10.0
+
+# No test fails because its machine is busy.
+settings.register_profile("tidegate", deadline=None)
+settings.load_profile("tidegate")
 
 
 def valkey_binary() -> str:

@@ -65,7 +65,7 @@ class Adapters:
     limiter: RedisLimiter
     store: RedisStore
     store_health: StoreHealth
-    regional: tuple[Redis, Redis]
+    regional: Redis
 
     async def process_startup(self, scope: object, event: object) -> None:
         """Open everything; a Redis that is away does not stop a start."""
@@ -78,8 +78,7 @@ class Adapters:
         await self.tiers.stop()
         await self.limiter.aclose()
         await self.store.close()
-        for redis in self.regional:
-            await redis.aclose()
+        await self.regional.aclose()
 
 
 def create_app(settings: Settings) -> App:
@@ -135,14 +134,13 @@ def _add_routes(app: App, adapters: Adapters, keys: KeySet) -> None:
 
 def _open_adapters(settings: Settings) -> Adapters:
     regional = _redis(settings.redis_url, settings.redis_timeout_seconds)
-    deciding = _redis(settings.redis_url, settings.redis_timeout_seconds)
-    limiter = RedisLimiter(deciding, deadline_seconds=settings.decision_timeout_seconds)
+    limiter = RedisLimiter(regional, deadline_seconds=settings.decision_timeout_seconds)
     store = RedisStore(_redis(settings.store_url, settings.store_timeout_seconds))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     tiers = TierSource(regional, worker_id=worker_id, default_tier=settings.default_tier, last_good=last_good)
-    return Adapters(tiers, limiter, store, StoreHealth(store), (regional, deciding))
+    return Adapters(tiers, limiter, store, StoreHealth(store), regional)
 
 
 def _redis(url: str, timeout_seconds: float) -> Redis:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -20,6 +20,17 @@ from tidegate.limits.redis import RedisLimiter
 
 KEY = keys.usage("t")
 ONE = Amounts()
+
+
+@pytest.fixture(autouse=True)
+async def ended(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Every limiter that a test makes ends with it."""
+    made: list[RedisLimiter] = []
+    make = RedisLimiter.__init__
+    monkeypatch.setattr(RedisLimiter, "__init__", lambda self, *given, **options: made.append(self) or make(self, *given, **options))
+    yield
+    for limiter in made:
+        await limiter.aclose()
 
 
 def tier(*windows: tuple[str, int, str] | tuple[str, int, str, str]) -> Tier:
@@ -219,7 +230,7 @@ async def test_a_frozen_server_is_a_typed_error_in_time_for_every_caller(valkeys
 
 @pytest.mark.parametrize(
     ("setting", "value", "code"),
-    [("maxmemory", "1", "OutOfMemory"), ("min-replicas-to-write", "1", "NOREPLICAS")],
+    [("maxmemory", "1", "OOM"), ("min-replicas-to-write", "1", "NOREPLICAS")],
 )
 async def test_a_server_that_refuses_writes_is_a_typed_error(valkeys: Callable[..., object], setting: str, value: str, code: str):
     server = valkeys()
@@ -305,13 +316,19 @@ async def test_a_grant_goes_to_the_next_who_still_waits(redis: Redis):
     assert (await stayed).granted
 
 
+def done(outcome: bytes | Exception) -> asyncio.Future[bytes]:
+    reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    if isinstance(outcome, bytes):
+        reply.set_result(outcome)
+    else:
+        reply.set_exception(outcome)
+    return reply
+
+
 async def test_a_reply_that_cannot_be_read_fails_its_callers_and_is_logged(redis: Redis, monkeypatch: pytest.MonkeyPatch):
     limiter = RedisLimiter(redis)
 
-    async def garbled(**_: object) -> bytes:
-        return b"short"
-
-    monkeypatch.setattr(limiter, "_script", garbled)
+    monkeypatch.setattr(limiter._channel, "call", lambda *_: done(b"short"))
     with capture_logs() as logs, pytest.raises(LimitStoreUnavailableError, match="cannot be read"):
         await limiter.decide(("t",), tier(("hour", 1, "1h")), ONE)
 
@@ -322,10 +339,7 @@ async def test_an_unexpected_error_fails_its_callers_and_is_logged(redis: Redis,
     """Nobody waits for ever for a batch that is no more."""
     limiter = RedisLimiter(redis)
 
-    async def broken(**_: object) -> bytes:
-        raise LookupError
-
-    monkeypatch.setattr(limiter, "_script", broken)
+    monkeypatch.setattr(limiter._channel, "call", lambda *_: done(LookupError()))
     with capture_logs() as logs, pytest.raises(LimitStoreUnavailableError, match="unexpected"):
         async with asyncio.timeout(1):
             await limiter.decide(("t",), tier(("hour", 1, "1h")), ONE)
@@ -346,20 +360,16 @@ async def test_a_worker_that_stands_still_does_not_take_redis_for_lost(redis: Re
     assert (await asked).windows[0].used == 2
 
 
-async def test_an_answer_that_comes_too_late_counts_for_nothing(
+async def test_after_a_loss_no_more_batches_are_under_way_than_before(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., object]
 ):
-    """Its callers were told otherwise; and no more batches are under way for it afterwards than may be."""
-    limiter, held = RedisLimiter(redis, deadline_seconds=0.05), tier(("hour", 9, "1h"))
-    script, gate, under_way, most = limiter._script, asyncio.Event(), 0, 0
+    """Nor fewer: a lost batch is counted out once, whatever comes of it."""
+    limiter, held, most = RedisLimiter(redis, deadline_seconds=0.05), tier(("hour", 9, "1h")), 0
 
-    async def held_up(**arguments: object) -> object:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        await gate.wait()
-        under_way -= 1
-        return await script(**arguments)
+    def never_answered(*_: object) -> asyncio.Future[bytes]:
+        nonlocal most
+        most = max(most, len(limiter._flights) + 1)
+        return asyncio.get_running_loop().create_future()
 
     async def ask(times: int) -> list[object]:
         asked = []
@@ -369,16 +379,14 @@ async def test_an_answer_that_comes_too_late_counts_for_nothing(
                 await asyncio.sleep(0)
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    monkeypatch.setattr(limiter, "_script", held_up)
-    assert all(isinstance(outcome, LimitStoreUnavailableError) for outcome in await ask(2))
-    gate.set()
-    await eventually(lambda: not limiter._flights)
-    await eventually(lambda: decides(limiter, held), 1.0)
-    gate.clear()
-    await ask(4)
-    gate.set()
-
-    assert most == 2
+    for _ in range(3):
+        await eventually(lambda: decides(limiter, held), 1.0)
+        most = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(limiter._channel, "call", never_answered)
+            outcomes = await ask(4)
+        assert all(isinstance(outcome, LimitStoreUnavailableError) for outcome in outcomes)
+        assert most == 2
 
 
 async def test_whoever_finds_no_turn_in_time_is_not_kept_waiting(slowly: Callable[..., object], eventually: Callable[..., object]):

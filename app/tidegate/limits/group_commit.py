@@ -59,9 +59,12 @@ class Run(Generic[C]):
 
     def drop_cancelled(self) -> bool:
         """Forget who no longer waits; whether somebody is left. A charge after the fact is due though nobody waits for it."""
-        if self.amounts.is_charge:
+        if self.amounts.response_bytes is not None:
             return True
-        self.callers = [caller for caller in self.callers if not caller.cancelled()]
+        for caller in self.callers:
+            if caller.cancelled():
+                self.callers = [caller for caller in self.callers if not caller.cancelled()]
+                break
         return bool(self.callers)
 
 
@@ -76,20 +79,21 @@ class GroupCommit(Generic[C]):
     def add(self, tids: tuple[str, ...], policy: Policy, amounts: Amounts, caller: C, *, now: float = 0.0) -> None:
         """Have a request wait for the next batch, from `now` (monotonic seconds)."""
         run = self._newest.get(tids[0])
-        if run is None or not run.take_in(policy, amounts):
-            run = self._newest[tids[0]] = Run(tids, policy, amounts, now)
-            self._waiting.append(run)
-        run.callers.append(caller)
+        if run is not None and run.take_in(policy, amounts):
+            run.callers.append(caller)
+            return
+        run = self._newest[tids[0]] = Run(tids, policy, amounts, now, [caller])
+        self._waiting.append(run)
 
     def take(self) -> list[Run[C]]:
         """The next batch; empty when nobody waits or enough are under way. Each one taken ends with `land`."""
         batch: list[Run[C]] = []
-        microseconds = 0
-        while self._waiting and self._in_flight < BATCHES_IN_FLIGHT and microseconds < BATCH_MICROSECONDS:
+        microseconds = BATCH_MICROSECONDS if self._in_flight < BATCHES_IN_FLIGHT else 0
+        while self._waiting and microseconds > 0:
             run = self._pop()
             if run.drop_cancelled():
                 batch.append(run)
-                microseconds += RUN_MICROSECONDS + WINDOW_MICROSECONDS * len(run.policy.windows)
+                microseconds -= RUN_MICROSECONDS + WINDOW_MICROSECONDS * run.policy.size
         self._in_flight += bool(batch)
         return batch
 

@@ -20,6 +20,7 @@ class Policy:
 
     Args:
         tier: The tier.
+        size: How many windows it has.
         packed: Its windows as `decide.lua` reads them.
         sub_microseconds: Length of a sub-window of each window.
         policy_field: Text of its `RateLimit-Policy`.
@@ -30,6 +31,7 @@ class Policy:
     """
 
     tier: Tier
+    size: int
     packed: bytes
     sub_microseconds: tuple[float, ...]
     policy_field: str
@@ -76,6 +78,7 @@ def _remember(tier: Tier) -> Policy:
     limits, shapes = [window.limit for window in tier.windows], shapes_of(tier.windows)
     policy = _policies[id(tier)] = Policy(
         tier=tier,
+        size=len(shapes),
         packed=head_of(shapes) + struct.pack(f"<{len(limits)}d", *limits),
         sub_microseconds=tuple(shape.sub_microseconds for shape in shapes),
         policy_field=policy_field(tier.windows),

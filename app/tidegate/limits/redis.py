@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from tidegate.contract.tier import Tier
+from tidegate.limits.channel import Reply, ScriptChannel
 from tidegate.limits.circuit import Circuit
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.denial_memory import DenialMemory
@@ -31,45 +32,45 @@ Tids = tuple[str, ...]
 
 
 class RedisLimiter:
-    """Decides on usage vectors in `redis`, a client with explicit timeouts and no retries (a repeated script charges twice, W11).
+    """Decides on usage vectors in `redis`, a client with explicit timeouts, of which it uses connections of its own.
 
     `tids` is the identity's pseudonym and, while the key of pseudonyms is replaced, the one under the other key, where its vector may be.
     Every method raises `LimitStoreUnavailableError` when Redis does not answer in time or refuses.
     """
 
     def __init__(self, redis: Redis, *, deadline_seconds: float = 1.0) -> None:
-        self._script = redis.register_script(resources.files(__package__).joinpath("decide.lua").read_text())
+        script = resources.files(__package__).joinpath("decide.lua").read_text()
+        self._channel = ScriptChannel(redis.connection_pool.make_connection, script)
         self._deadline_seconds = deadline_seconds
         self._commit: GroupCommit[Caller] = GroupCommit()
         self._denials = DenialMemory()
         self._circuit = Circuit()
         self._is_flush_due = False
-        self._flights: set[asyncio.Task[None]] = set()
+        self._flights: set[_Flight] = set()
         self._is_lost = False
         self._has_seen_unknown = False
 
     async def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Decision:
         """Charge `amounts` to every window of `tier` if all have room, else to none."""
-        policy = policy_of(tier)
-        return self._denials.recall(tids[0], policy, amounts, time.monotonic()) or await self._submit(tids, policy, amounts)
+        policy, now = policy_of(tier), time.monotonic()
+        return self._denials.recall(tids[0], policy, amounts, now) or await self._submit(tids, policy, amounts, now)
 
     async def charge(self, tids: Tids, tier: Tier, *, response_bytes: int) -> Decision:
         """Charge a response that was already granted; the windows may pass their limits, and the next request pays."""
-        return await self._submit(tids, policy_of(tier), Amounts(response_bytes=response_bytes))
+        return await self._submit(tids, policy_of(tier), Amounts(response_bytes=response_bytes), time.monotonic())
 
     async def peek(self, tids: Tids, tier: Tier) -> Decision:
         """The state of every window, without a charge."""
-        return await self._submit(tids, policy_of(tier), LOOK)
+        return await self._submit(tids, policy_of(tier), LOOK, time.monotonic())
 
     async def aclose(self) -> None:
         """Fail whoever waits, and end what is under way; the client stays open."""
         _fail(self._commit.drain(), "this worker stops")
-        for task in self._flights:
-            task.cancel()
-        await asyncio.gather(*self._flights, return_exceptions=True)
+        for flight in self._flights:
+            flight.reply.cancel()
+        await self._channel.aclose()
 
-    def _submit(self, tids: Tids, policy: Policy, amounts: Amounts) -> Caller:
-        now = time.monotonic()
+    def _submit(self, tids: Tids, policy: Policy, amounts: Amounts, now: float) -> Caller:
         if not self._circuit.allows(now):
             raise LimitStoreUnavailableError("the region's Redis is lost")
         loop = asyncio.get_running_loop()
@@ -83,47 +84,39 @@ class RedisLimiter:
     def _flush(self) -> None:
         self._is_flush_due = False
         while batch := self._commit.take():
-            flight = _Flight(batch)
-            task = asyncio.create_task(self._send(flight))
-            self._flights.add(task)
-            task.add_done_callback(partial(self._end, flight))
+            flight = _Flight(batch, self._channel.call(key_names(batch), arguments(batch)))
+            flight.timer = asyncio.get_running_loop().call_later(self._deadline_seconds, self._expire, flight)
+            flight.reply.add_done_callback(partial(self._end, flight))
+            self._flights.add(flight)
 
-    def _end(self, flight: "_Flight", task: asyncio.Task[None]) -> None:
-        self._flights.discard(task)
-        if task.cancelled():
-            self._lose(flight, "this worker stops")
-        elif error := task.exception():
-            log.error("a batch ended unexpectedly", exc_info=error)
-            self._lose(flight, "unexpected error")
+    def _expire(self, flight: "_Flight") -> None:
+        flight.timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._give_up, flight)
 
-    async def _send(self, flight: "_Flight") -> None:
-        asked_at = time.monotonic()
-        # Not by cancellation: what is slow may be the connecting, which must be allowed to come to an end or there never is a connection.
-        flight.timer = asyncio.get_running_loop().call_later(self._deadline_seconds, self._expire, flight)
+    def _give_up(self, flight: "_Flight") -> None:
+        self._lose(flight, "no answer in time")
+        flight.reply.cancel()
+        self._channel.drop()
+
+    def _end(self, flight: "_Flight", reply: Reply) -> None:
+        self._flights.discard(flight)
+        flight.timer.cancel()
         try:
-            reply = await self._script(keys=key_names(flight.runs), args=arguments(flight.runs))
-            found = list(answers(flight.runs, reply))
-        except (RedisError, OSError, TimeoutError) as ex:
+            self._land(flight, list(answers(flight.runs, reply.result())))
+        except (RedisError, asyncio.CancelledError) as ex:
             self._lose(flight, _reason(ex))
         except (struct.error, TypeError, ValueError) as ex:
             log.error("the script's reply cannot be read", reason=str(ex))
             self._lose(flight, "its reply cannot be read")
-        else:
-            self._land(flight, found, asked_at)
-        finally:
-            flight.timer.cancel()
+        except Exception:
+            log.exception("a batch ended unexpectedly")
+            self._lose(flight, "unexpected error")
 
-    def _expire(self, flight: "_Flight") -> None:
-        flight.timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._lose, flight, "no answer in time")
-
-    def _land(self, flight: "_Flight", found: Sequence[Answer], asked_at: float) -> None:
-        if flight.is_over:
-            return
+    def _land(self, flight: "_Flight", found: Sequence[Answer]) -> None:
+        for run, answer in zip(flight.runs, found, strict=True):
+            self._settle(run, answer, flight.asked_at)
         flight.is_over = True
         self._commit.land()
         self._circuit.close()
-        for run, answer in zip(flight.runs, found, strict=True):
-            self._settle(run, answer, asked_at)
         # A refusal charges nothing, so it does not show that a full or read-only Redis takes writes again.
         if self._is_lost and any(answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)):
             self._is_lost = False
@@ -150,26 +143,27 @@ class RedisLimiter:
         if answer.is_unknown and not self._has_seen_unknown:
             self._has_seen_unknown = True
             log.warning("usage vector of unknown form ignored", tier=run.policy.tier.name)
-        # Whoever left meanwhile leaves a grant to the next.
-        waiting = [caller for caller in run.callers if not caller.done()]
-        granted = Decision(True, answer.read)
-        for caller in waiting[: answer.granted]:
-            caller.set_result(granted)
-        if answer.granted < len(run.callers):
+        left, granted = answer.granted, Decision(True, answer.read)
+        refused = granted
+        if left < len(run.callers):
             refused = _refusal(run.policy, answer)
             self._denials.remember(run.tids[0], run.policy, run.amounts, refused, asked_at=asked_at)
-            for caller in waiting[answer.granted :]:
-                caller.set_result(refused)
+        for caller in run.callers:
+            if not caller.done():  # whoever left meanwhile leaves a grant to the next
+                caller.set_result(granted if left > 0 else refused)
+                left -= 1
 
 
 class _Flight:
-    """A batch under way; over when it was answered, or given up and whatever still comes of it ignored."""
+    """A batch under way; over when it was answered or lost."""
 
-    __slots__ = ("is_over", "runs", "timer")
+    __slots__ = ("asked_at", "is_over", "reply", "runs", "timer")
     timer: asyncio.TimerHandle
 
-    def __init__(self, runs: list[Run[Caller]]) -> None:
+    def __init__(self, runs: list[Run[Caller]], reply: Reply) -> None:
         self.runs = runs
+        self.reply = reply
+        self.asked_at = time.monotonic()
         self.is_over = False
 
 
@@ -185,6 +179,6 @@ def _refusal(policy: Policy, answer: Answer) -> Decision:
     return Decision(False, answer.read, violated, max(answer.waits))
 
 
-def _reason(error: Exception) -> str:
-    # redis-py has classes for common refusals (OutOfMemoryError). Of others only the first word, the code, is sure to name no key.
-    return str(error).split(" ", 1)[0] if type(error) is ResponseError else type(error).__name__
+def _reason(error: BaseException) -> str:
+    # Of a refusal only the first word, the code, is sure to name no key.
+    return str(error).split(" ", 1)[0] if isinstance(error, ResponseError) else str(error) or "this worker stops"

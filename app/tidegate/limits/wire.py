@@ -47,9 +47,15 @@ def key_names(batch: Sequence[Run[Any]]) -> list[str]:
 def arguments(batch: Sequence[Run[Any]]) -> list[bytes]:
     """The script's arguments: each policy once, then the runs."""
     places: dict[Policy, int] = {}
+    runs: list[bytes] = []
     for run in batch:
-        places.setdefault(run.policy, len(places) + 1)
-    return [*(policy.packed for policy in places), b"".join(_pack(run, places[run.policy]) for run in batch)]
+        place = places.get(run.policy) or places.setdefault(run.policy, len(places) + 1)
+        cost, request_bytes, response_bytes = run.amounts
+        if response_bytes is None:
+            runs.append(_RUN.pack(place, len(run.callers), cost, request_bytes, 0))
+        else:
+            runs.append(_RUN.pack(place, 0, 0, 0, response_bytes))
+    return [*(policy.packed for policy in places), b"".join(runs)]
 
 
 def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
@@ -63,23 +69,16 @@ def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
             granted = len(run.callers)  # a charge grants nothing, and nobody who waits for one is refused
         if not flags:
             yield Answer(granted, partial(_states, run.policy, reply, at, now), (), now)
-            at += STATE.size * len(run.policy.windows)
+            at += STATE.size * run.policy.size
         elif flags & _BROKEN:
             yield Answer(0, is_broken=True)
         else:
             # A copy: a remembered refusal must not keep the reply of a whole batch.
-            end = at + _READING.size * len(run.policy.windows)
+            end = at + _READING.size * run.policy.size
             read, at = partial(_readings, run.policy, reply[at:end]), end
             waits = _waits(run.policy, reply, at) if flags & _PARTIAL else ()
             at += _WAIT_BYTES * len(waits)
             yield Answer(granted, read, waits, now, bool(flags & _UNKNOWN))
-
-
-def _pack(run: Run[Any], place: int) -> bytes:
-    cost, request_bytes, response_bytes = run.amounts
-    if response_bytes is not None:
-        return _RUN.pack(place, 0, 0, 0, response_bytes)
-    return _RUN.pack(place, len(run.callers), cost, request_bytes, 0)
 
 
 def _states(policy: Policy, reply: bytes, at: int, now: float) -> Windows:
