@@ -139,15 +139,17 @@ async def test_identities_share_nothing(redis: Redis):
     assert not (await limiter.decide(("a",), held, ONE)).granted
 
 
-async def test_a_vector_is_small_and_leaves_by_itself(redis: Redis):
-    """Three windows in at most 800 bytes, key included; gone once the longest has passed."""
-    limiter, held = RedisLimiter(redis), tier(("second", 9, "1s"), ("minute", 99, "1m"), ("hour", 999, "1h"))
-    tid = "x" * 22
+@pytest.mark.parametrize(("windows", "size"), [(1, 200), (3, 400), (8, 800)])
+async def test_a_vector_is_small_and_leaves_by_itself(redis: Redis, windows: int, size: int):
+    """Key included; gone once the longest has passed."""
+    every = [(f"{unit.lower()}{hours}", 10**6, f"{hours}h", unit) for unit in ("Requests", "Cost", "RequestBytes") for hours in (1, 2, 3)]
+    limiter, held, tid = RedisLimiter(redis), tier(*every[:windows]), "x" * 22
+    longest = max(window.period_seconds for window in held.windows) * 1.1
 
-    await limiter.decide((tid,), held, ONE)
+    await limiter.decide((tid,), held, Amounts(1, 1))
 
-    assert await redis.memory_usage(keys.usage(tid)) <= 800
-    assert 3_950_000 < await redis.pttl(keys.usage(tid)) <= 3_960_000
+    assert await redis.memory_usage(keys.usage(tid), samples=0) <= size
+    assert longest - 10 < await redis.ttl(keys.usage(tid)) <= longest
 
 
 # --- failures ----------------------------------------------------------------------------------------------------------
@@ -469,3 +471,68 @@ async def test_a_look_finds_a_vector_under_its_other_name(redis: Redis):
     await limiter.decide(("old",), held, ONE)
 
     assert (await limiter.peek(("new", "old"), held)).windows[0].used == 1
+
+
+# --- sizes and changes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2**53 - 1])
+async def test_the_smallest_and_the_largest_limit_are_exact(redis: Redis, limit: int):
+    limiter = RedisLimiter(redis)
+    held = tier(("requests", limit, "744h"), ("work", limit, "744h", "Cost"))
+
+    decisions = [await limiter.decide(("t",), held, Amounts(cost=cost)) for cost in (limit, 1)]
+
+    assert [decision.granted for decision in decisions] == [True, False]
+    assert decisions[0].windows[1].remaining == 0
+
+
+async def test_eight_windows_of_all_units_are_charged_alike(redis: Redis):
+    units = ("Requests", "Cost", "RequestBytes", "ResponseBytes")
+    limiter, held = (
+        RedisLimiter(redis),
+        tier(*((f"{unit.lower()}{hours}", 1000, f"{hours}h", unit) for unit in units for hours in (1, 744))),
+    )
+
+    await limiter.decide(("t",), held, Amounts(cost=3, request_bytes=70))
+    decision = await limiter.charge(("t",), held, response_bytes=900)
+
+    assert [state.used for state in decision.windows] == [1, 1, 3, 3, 70, 70, 900, 900]
+
+
+async def test_a_restarted_redis_that_lost_its_data_counts_from_nothing(valkeys: Callable[..., object], eventually: Callable[..., object]):
+    server, held = valkeys(), tier(("hour", 3, "1h"))
+    async with server.client(timeout=0.25) as redis:
+        limiter = RedisLimiter(redis)
+        await decide_many(limiter, held, 3)
+        server.kill()
+        server.start()
+
+        await eventually(lambda: decides(limiter, held), 2.0)
+        assert (await limiter.peek(("t",), held)).windows[0].used == 1
+
+
+async def test_a_tier_that_changes_while_a_batch_is_under_way_harms_no_answer(slowly: Callable[..., object]):
+    """Each request is answered as its own tier asked, with its own windows."""
+    limiter = RedisLimiter(await slowly(0.02), deadline_seconds=5)
+    old, new = tier(("minute", 2, "1m")), tier(("hour", 9, "1h"), ("work", 9, "1h", "Cost"))
+    await limiter.peek(("t",), old)
+
+    answers = [asyncio.ensure_future(limiter.decide(("t",), held, ONE)) for held in (old, old, new, old, new)]
+    decisions = await asyncio.gather(*answers)
+
+    assert [[state.window.name for state in decision.windows] for decision in decisions] == [
+        [window.name for window in held.windows] for held in (old, old, new, old, new)
+    ]
+    assert [decision.granted for decision in decisions] == [True, True, True, False, True]
+
+
+async def test_a_slow_redis_is_lost_at_the_deadline(slowly: Callable[..., object]):
+    """An answer after it would hold up every request."""
+    limiter, held = RedisLimiter(await slowly(0.1), deadline_seconds=0.05), tier(("hour", 9, "1h"))
+    started = time.monotonic()
+
+    with pytest.raises(LimitStoreUnavailableError, match="no answer in time"):
+        await limiter.decide(("t",), held, ONE)
+
+    assert 0.05 <= time.monotonic() - started < 0.1
