@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.server import ServerState
 
 from tidegate.server import protocol
 from tidegate.server.protocol import HEAD_BYTES, MOST_WAITING, BoundedProtocol, JoinedWrites
@@ -55,37 +56,37 @@ def answer_largely_in(pieces: int) -> Any:
     return answer
 
 
-Serve = Callable[..., Awaitable[uvicorn.Server]]
+Serve = Callable[..., Awaitable[ServerState]]
 
 
 @pytest.fixture
 async def serve(port: int) -> AsyncIterator[Serve]:
-    """Starts a server of an ASGI application on the port; it stops with the test."""
+    """Serves an ASGI application on the port until the test ends; gives the state that all its connections share."""
     async with AsyncExitStack() as stack:
         yield lambda app, **options: stack.enter_async_context(serving(app, port, **options))
 
 
 @asynccontextmanager
-async def serving(app: Any, port: int, **options: Any) -> AsyncIterator[uvicorn.Server]:
-    config = uvicorn.Config(app, port=port, http=BoundedProtocol, ws="none", lifespan="off", log_config=None, **options)
-    running = uvicorn.Server(config)
-    task = asyncio.create_task(running.serve())
-    while not running.started:
-        await asyncio.sleep(0.01)
+async def serving(app: Any, port: int, **options: Any) -> AsyncIterator[ServerState]:
+    config, state, loop = uvicorn.Config(app, ws="none", log_config=None, **options), ServerState(), asyncio.get_running_loop()
+    config.load()
+    listener = await loop.create_server(lambda: BoundedProtocol(config, state, {}, _loop=loop), "127.0.0.1", port)
     try:
-        yield running
+        yield state
     finally:
-        running.should_exit = running.force_exit = True
-        await task
+        listener.close()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await asyncio.gather(*state.tasks, return_exceptions=True)
 
 
-async def is_let_go(server: uvicorn.Server, seconds: float = 3) -> bool:
+async def is_let_go(state: ServerState, seconds: float = 3) -> bool:
     """Whether every connection ends in that time."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while server.server_state.connections:
+            while state.connections:
                 await asyncio.sleep(0.01)
-    return not server.server_state.connections
+    return not state.connections
 
 
 async def ask(port: int, *parts: bytes, pause: float = 0) -> bytes:
@@ -216,13 +217,13 @@ async def test_a_client_that_does_not_finish_its_request_is_let_go_once_it_is_an
 ) -> None:
     """API4: an answer before the end of the request, as 401 is, must not leave a connection without bounds of time and size."""
     monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.1)
-    server = await serve(refuse_early, timeout_keep_alive=60)
+    state = await serve(refuse_early, timeout_keep_alive=60)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\nx")
 
     async with asyncio.timeout(3):
         assert (await reader.read()).startswith(b"HTTP/1.1 401")
-    assert await is_let_go(server)
+    assert await is_let_go(state)
     writer.close()
 
 
@@ -322,25 +323,25 @@ async def test_no_answer_is_lost_for_what_comes_behind_its_request(
 
 async def test_the_requests_that_wait_on_a_connection_are_bounded(serve: Serve, port: int) -> None:
     """API4: each would hold memory until its turn comes."""
-    server = await serve(echo)
+    state = await serve(echo)
 
     answers = await ask(port, WHOLE * 5_000)
 
     assert statuses(answers) == [200] * (1 + MOST_WAITING)
-    assert await is_let_go(server)
+    assert await is_let_go(state)
 
 
 @pytest.mark.parametrize("pieces", [1, 20])
 async def test_a_client_that_does_not_read_is_let_go(serve: Serve, port: int, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """API4: neither an answer that is sent whole nor an application that waits to go on with one may stay for ever."""
     monkeypatch.setattr(protocol, "UNREAD_SECONDS", 0.2)
-    server = await serve(answer_largely_in(pieces), timeout_keep_alive=0.2)
+    state = await serve(answer_largely_in(pieces), timeout_keep_alive=0.2)
     _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.write(WHOLE)
     await asyncio.sleep(0.1)
-    assert server.server_state.connections
+    assert state.connections
 
-    assert await is_let_go(server)
+    assert await is_let_go(state)
     writer.close()
 
 
@@ -348,13 +349,13 @@ async def test_what_a_transport_may_hold_back_keeps_no_ended_connection(serve: S
     """API4: what is too little for an application to wait for it may be left unread as well."""
     monkeypatch.setattr(protocol, "UNREAD_SECONDS", 0.2)
     monkeypatch.setattr(BoundedProtocol, "pause_writing", lambda _: None)
-    server = await serve(answer_largely_in(1), timeout_keep_alive=0.2)
+    state = await serve(answer_largely_in(1), timeout_keep_alive=0.2)
     _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.write(WHOLE)
     await asyncio.sleep(0.1)
-    assert server.server_state.connections
+    assert state.connections
 
-    assert await is_let_go(server)
+    assert await is_let_go(state)
     writer.close()
 
 
