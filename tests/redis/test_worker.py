@@ -84,7 +84,7 @@ async def test_a_stopping_worker_is_unready_first_and_fails_no_request(
 ) -> None:
     """OPS-2: readiness off, serve on, take no more, finish what is in flight, exit."""
     await publish_pro(redis)
-    process = start(TIDEGATE_DRAIN_SECONDS="1", TIDEGATE_STORE_URL=valkeys("--appendonly", "yes").url)
+    process = start(TIDEGATE_DRAIN_SECONDS="2", TIDEGATE_STORE_URL=valkeys("--appendonly", "yes").url)
     base = f"http://127.0.0.1:{port}"
     wait_for(f"{base}/readyz", 200)
     headers = {"Authorization": f"Bearer {issuer.mint('pro')}"}
@@ -94,9 +94,12 @@ async def test_a_stopping_worker_is_unready_first_and_fails_no_request(
     with socket.create_connection(("127.0.0.1", port), timeout=10) as in_flight:
         in_flight.sendall(head.encode() + b'{"amount"')
         process.send_signal(signal.SIGTERM)
+        stopped = time.monotonic()
         draining = wait_for(f"{base}/readyz", 503)
         with httpx.Client(headers=headers) as client:
-            answers = [client.get(f"{base}/v1/tiers/pro") for _ in range(50)]
+            answers = [client.get(f"{base}/v1/tiers/pro")]
+            while time.monotonic() < stopped + 1:
+                answers.append(client.get(f"{base}/v1/tiers/pro"))
         wait_until_nobody_listens(port)
         time.sleep(0.5)  # a server that does not wait would be gone by then
         in_flight.sendall(b": 5}")
@@ -104,7 +107,7 @@ async def test_a_stopping_worker_is_unready_first_and_fails_no_request(
     exit_code = process.wait(10)
 
     assert draining.json()["failed"] == ["draining"]
-    assert [answer.status_code for answer in answers] == [200] * 50
+    assert {answer.status_code for answer in answers} == {200}
     assert {answer.headers["Connection"] for answer in answers} == {"close"}
     assert last.startswith(b"HTTP/1.1 201 ")
     assert last.endswith(b'"balance": 5}')
