@@ -1,4 +1,4 @@
-"""The command `tidegate`: two regions on one machine, tokens for them, and a tour; for people at a terminal."""
+"""The command `tidegate`: two regions on one machine, tokens for them, usage of limits, and a tour; for people at a terminal."""
 
 import signal
 
@@ -19,6 +19,7 @@ from tidegate.local.run import kill_region, start_region
 from tidegate.local.supervision import Supervision
 from tidegate.local.tour import tour
 from tidegate.local.up import stop_on_signals, up
+from tidegate.usage import usage
 
 PATH = click.Path(path_type=Path)
 
@@ -47,6 +48,9 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Tidegate on this machine: two regions, each with Redis, API workers and an edge, and one operator."""
+
+
+main.add_command(usage)
 
 
 @main.command(name="up")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tidegate.local.client import Answer, Client
+from tidegate.local.layout import REGION_NAMES
 from tidegate.local.leftovers import find_leftovers
 from tidegate.local.traffic import Traffic
 
@@ -71,6 +72,19 @@ def test_the_token_command_mints_for_a_client_of_choice(shared_run) -> None:
     answer = get(shared_run.ports("edge")[0], token, "/v1/usage")
 
     assert (answer.status, answer.json()["tier"]) == (200, "pro")
+
+
+def test_usage_of_the_run_is_found_without_being_told_where(shared_run) -> None:
+    for port in shared_run.ports("API"):
+        get(port, shared_run.token())
+
+    shown = shared_run.command("usage", "--tenant", "acme", "--client", "demo", "--tier", "enterprise")
+
+    lines = shown.stdout.splitlines()
+    assert [line for line in lines if "under tier enterprise" in line] == [f"{name}: demo under tier enterprise" for name in REGION_NAMES]
+    minutes = [line.split() for line in lines if line.startswith("  minute")]
+    assert len(minutes) == 2
+    assert all(int(minute[3]) >= 1 for minute in minutes)
 
 
 def test_every_file_is_for_the_owner_alone(shared_run) -> None:

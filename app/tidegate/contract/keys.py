@@ -13,6 +13,8 @@ WORKERS = "tg:1:workers"
 """Hash: worker id -> heartbeat (`codec.py`)."""
 WORKERS_CHANNEL = "tg:1:workers"
 """Channel: a worker id, each time that worker begins to enforce another revision."""
+USAGES = "tg:1:usage:*"
+"""Pattern of every key that `usage` makes."""
 
 
 def usage(identity: str, *, shard: int = 0) -> str:

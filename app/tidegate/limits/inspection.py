@@ -1,0 +1,134 @@
+"""What a region's Redis holds of usage, for people: looked at without a charge, or forgotten; called by `tidegate.usage`.
+
+Read by the model of the script, not by the script: that one gives a vector the windows of the tier it is asked under, moves it while a key
+is replaced, and is refused by a Redis that is full or read-only.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tidegate.contract import keys
+from tidegate.contract.codec import decode_tier
+from tidegate.contract.errors import TidegateError
+from tidegate.contract.tier import Tier
+from tidegate.limits import vector
+from tidegate.limits.decision import WindowState
+from tidegate.limits.shape import shapes_of
+from tidegate.limits.vector import Ask
+
+TIMEOUT_SECONDS = 2.0
+BATCH_KEYS = 500
+"""Redis looks at so many in some 0.1 ms, and serves others while we read what came."""
+MOST_IDENTITIES = 1_000_000
+"""Looked at by one `sweep`: some 100 MB here, and two minutes."""
+
+
+class RegionUnreadableError(TidegateError):
+    """The region's Redis does not answer, or not as it must."""
+
+
+class Peeked(NamedTuple):
+    """A window, and for how many seconds more it refuses any request of cost 1 that it counts; 0 if it does not."""
+
+    state: WindowState
+    wait_seconds: float
+
+
+@dataclass(slots=True)
+class Sweep:
+    """How many identities were looked at, how many of them some window refuses now, and which; whether it ended before all were."""
+
+    identities: int = 0
+    refused: int = 0
+    by_window: Counter[str] = field(default_factory=Counter)
+    is_cut_short: bool = False
+
+
+class RegionUsage:
+    """Usage in the Redis at `url`. Every method raises `RegionUnreadableError`, whose text holds nothing of the URL.
+
+    Args:
+        region: Its name, for people.
+        url: One of which redis-py can make a client.
+    """
+
+    def __init__(self, region: str, url: str) -> None:
+        self.region = region
+        timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+        self._redis: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **timeouts)
+
+    def tier_names(self) -> list[str]:
+        """Names of the region's tiers."""
+        with self._translated():
+            return sorted(name.decode(errors="replace") for name in self._redis.hkeys(keys.TIERS))
+
+    def tier(self, name: str) -> Tier | None:
+        """The tier of that name, if the region has one."""
+        with self._translated():
+            text = self._redis.hget(keys.TIERS, name)
+        return decode_tier(name, text).tier if text else None
+
+    def peek(self, tids: tuple[str, ...], tier: Tier) -> list[Peeked]:
+        """Every window of `tier` as the identity of these pseudonyms has used it, in whichever of its names that is kept."""
+        held, now = self._read([keys.usage(tid) for tid in tids])
+        # As the script does: the preferred name counts, the other one only where that has nothing.
+        return _peek(next(filter(None, held), None), tier, now)
+
+    def forget(self, tids: tuple[str, ...]) -> bool:
+        """Forget all usage of an identity; whether there was any."""
+        with self._translated():
+            return bool(self._redis.unlink(*(keys.usage(tid) for tid in tids)))
+
+    def sweep(self, tier: Tier) -> Sweep:
+        """How the identities of the region would fare under `tier` now, whatever their own tiers are."""
+        sweep, seen = Sweep(), set[bytes]()
+        for batch in self._batches():
+            fresh = set(batch) - seen  # a scan may name a key twice
+            seen |= fresh
+            vectors, now = self._read(list(fresh)) if fresh else ([], 0)
+            for held in filter(None, vectors):
+                refusing = [peeked.state.window.name for peeked in _peek(held, tier, now) if peeked.wait_seconds]
+                sweep.identities += 1
+                sweep.refused += bool(refusing)
+                sweep.by_window.update(refusing)
+            if len(seen) >= MOST_IDENTITIES:
+                sweep.is_cut_short = True
+                break
+        return sweep
+
+    def _batches(self) -> Iterator[list[bytes]]:
+        cursor = None
+        while cursor != 0:
+            with self._translated():
+                cursor, batch = self._redis.scan(cursor or 0, match=keys.USAGES, count=BATCH_KEYS)
+            yield batch
+
+    def _read(self, names: list[Any]) -> tuple[list[bytes | None], int]:
+        with self._translated(), self._redis.pipeline() as pipeline:
+            pipeline.mget(names)
+            pipeline.time()
+            held, (seconds, microseconds) = pipeline.execute()
+        return held, seconds * 1_000_000 + microseconds
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as ex:
+            raise RegionUnreadableError(f"the Redis of {self.region} does not answer as it must: {type(ex).__name__}") from ex
+
+
+def _peek(held: bytes | None, tier: Tier, now: int) -> list[Peeked]:
+    asks = [Ask(shape, window.limit, check=1, charge=0) for shape, window in zip(shapes_of(tier.windows), tier.windows, strict=True)]
+    readings = vector.decide(held, asks, now, count=0).readings
+    return [
+        Peeked(WindowState(window, reading.used, reading.reset / 1e6), reading.wait / 1e6)
+        for window, reading in zip(tier.windows, readings, strict=True)
+    ]
