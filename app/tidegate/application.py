@@ -21,8 +21,10 @@ from tidegate.identity.middleware import IdentityMiddleware
 from tidegate.identity.pseudonym import Pseudonyms
 from tidegate.identity.tokens import TokenVerifier
 from tidegate.limits.local import LocalLimiter
+from tidegate.limits.measures import Measures
 from tidegate.limits.middleware import LimitsMiddleware
 from tidegate.limits.redis import RedisLimiter
+from tidegate.metrics import PlatformMetrics
 from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
 from tidegate.resources.health import Live, Ready
 from tidegate.resources.records import Records
@@ -62,13 +64,16 @@ class Adapters:
     """What a worker holds open: the tiers it knows, the limiter and the consistent store."""
 
     tiers: TierSource
+    measures: Measures
     limiter: RedisLimiter
     store: RedisStore
     store_health: StoreHealth
     regional: Redis
+    metrics: PlatformMetrics
 
     async def process_startup(self, scope: object, event: object) -> None:
         """Open everything; a Redis that is away does not stop a start."""
+        self.metrics.show()
         await self.tiers.start()
         await self.store_health.start()
 
@@ -79,6 +84,7 @@ class Adapters:
         await self.limiter.aclose()
         await self.store.close()
         await self.regional.aclose()
+        self.metrics.hide()
 
 
 def create_app(settings: Settings) -> App:
@@ -102,7 +108,7 @@ def create_app(settings: Settings) -> App:
             IdentityMiddleware(verifier, pseudonyms, adapters.tiers),
             BodyMiddleware(settings.maximum_body_bytes),
             ReplayMiddleware(adapters.store, read_secret(settings.idempotency_key_file), router.mutations),
-            LimitsMiddleware(adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers)),
+            LimitsMiddleware(adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers), adapters.measures),
             TransactionMiddleware(adapters.store, problems.render),
         ],
     )
@@ -134,13 +140,14 @@ def _add_routes(app: App, adapters: Adapters, keys: KeySet) -> None:
 
 def _open_adapters(settings: Settings) -> Adapters:
     regional = _redis(settings.redis_url, settings.redis_timeout_seconds)
-    limiter = RedisLimiter(regional, deadline_seconds=settings.decision_timeout_seconds)
+    measures = Measures()
+    limiter = RedisLimiter(regional, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
     store = RedisStore(_redis(settings.store_url, settings.store_timeout_seconds))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     tiers = TierSource(regional, worker_id=worker_id, default_tier=settings.default_tier, last_good=last_good)
-    return Adapters(tiers, limiter, store, StoreHealth(store), regional)
+    return Adapters(tiers, measures, limiter, store, StoreHealth(store), regional, PlatformMetrics(measures, tiers))
 
 
 def _redis(url: str, timeout_seconds: float) -> Redis:

@@ -67,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         store_timeout_seconds: Deadline of every call to the consistent store.
         maximum_body_bytes: Largest request body taken.
         drain_seconds: How long a stopping worker answers on after its readiness went off; at most 20, as gunicorn ends it after 25.
+        metrics_port: First port of metrics: each worker shows its own on one of as many ports as there are workers; 0: nowhere.
         log_level: Lowest level that is logged: debug, info, warning or error.
     """
 
@@ -86,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store_timeout_seconds: Timeout = 2.0
     maximum_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 65_536
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=20)] = 5.0
+    metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65_000)] = 0
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
     @classmethod

@@ -211,6 +211,24 @@ def test_every_variable_that_pods_get_is_a_setting(rendered: list[Json]) -> None
     assert names <= settings | operator_settings
 
 
+@pytest.mark.parametrize(
+    ("values", "ports"), [("", [9100, 9101]), ("api.workers=3,api.metricsPort=9500", [9500, 9501, 9502]), ("api.metricsPort=0", [])]
+)
+def test_each_worker_has_a_port_for_metrics_that_no_service_names(helm: Helm, values: str, ports: list[int]) -> None:
+    documents = render(helm, *(["--set", values] if values else []))
+    (container,) = find(documents, "Deployment", "tidegate-api-frankfurt")["spec"]["template"]["spec"]["containers"]
+    services = [port for document in documents if document["kind"] == "Service" for port in document["spec"]["ports"]]
+
+    shown = [port for port in container["ports"] if port["name"] != "http"]
+    assert shown == [{"name": f"metrics-{number}", "containerPort": port} for number, port in enumerate(ports, 1)]
+    assert {"name": "TIDEGATE_METRICS_PORT", "value": str(ports[0] if ports else 0)} in container["env"]
+    assert {port["targetPort"] for port in services} == {"http", "redis"}
+
+
+def test_metrics_cannot_take_the_port_of_the_api(helm: Helm) -> None:
+    assert helm("template", "tidegate", str(CHART), "--set", "api.metricsPort=8000").returncode != 0
+
+
 def test_selectors_carry_no_version_and_match_their_pods(rendered: list[Json]) -> None:
     for document in rendered:
         if document["kind"] in ("Deployment", "StatefulSet"):

@@ -2,9 +2,12 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tidegate.limits.measures import OUTCOMES, Measures
+from tidegate.metrics import PlatformMetrics
 from tidegate.problems import BASE, INTERNAL, RATE_LIMIT_BASE, REGISTRY
 from tidegate.settings import PREFIX, Settings
 from tidegate_operator.settings import PREFIX as OPERATOR_PREFIX
@@ -31,6 +34,20 @@ def test_problem_types_and_their_documentation_are_equal() -> None:
     types = {problem.type.removeprefix(BASE).removeprefix(RATE_LIMIT_BASE) for problem in [*REGISTRY.values(), INTERNAL]}
 
     assert headings == types
+
+
+def test_metrics_and_their_documentation_are_equal() -> None:
+    """By name, type and labels; and the outcomes of a decision."""
+    text = (ROOT / "docs/metrics.md").read_text()
+    rows = re.findall(r"^\| `(tidegate_\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE)
+    tiers = SimpleNamespace(unknown_tiers=0, snapshot=SimpleNamespace(revision=1, tiers={"free": None}))
+    families = list(PlatformMetrics(Measures(), tiers).collect())
+    labels = {family.name: {label for sample in family.samples for label in sample.labels} - {"le"} for family in families}
+
+    written = {name: (kind, set(re.findall(r"`(\w+)`", names))) for name, kind, names in rows}
+
+    assert written == {f.name + ("_total" if f.type == "counter" else ""): (f.type, labels[f.name]) for f in families}
+    assert tuple(re.findall(r"^\| `([a-z_]+)` \| [a-z]", text.split("| outcome |")[1], re.MULTILINE)) == OUTCOMES
 
 
 def test_rooms_are_not_packages() -> None:

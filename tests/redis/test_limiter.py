@@ -15,6 +15,7 @@ from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.errors import LimitStoreUnavailableError, QuotaExceededError
 from tidegate.limits.local import LocalLimiter
+from tidegate.limits.measures import Measures
 from tidegate.limits.middleware import LimitsMiddleware
 from tidegate.limits.redis import RedisLimiter
 
@@ -536,3 +537,52 @@ async def test_a_slow_redis_is_lost_at_the_deadline(slowly: Callable[..., object
         await limiter.decide(("t",), held, ONE)
 
     assert 0.05 <= time.monotonic() - started < 0.1
+
+
+# --- what is measured --------------------------------------------------------------------------------------------------
+
+
+async def test_batches_their_round_trips_and_remembered_refusals_are_measured(redis: Redis):
+    measures = Measures()
+    limiter, held = RedisLimiter(redis, measures=measures), tier(("hour", 40, "1h"))
+    await limiter.decide(("t",), held, ONE)
+
+    await asyncio.gather(*(limiter.decide(("t",), held, ONE) for _ in range(40)))
+    remembered = await decide_many(limiter, held, 3)
+
+    assert [decision.granted for decision in remembered] == [False] * 3
+    assert measures.remembered_refusals == 3
+    assert measures.batch_decisions.total == 41
+    assert measures.batch_decisions.counts[0] == 1
+    assert measures.batch_decisions.counts[6] == 1  # above 32, at most 64
+    assert sum(measures.round_trip_seconds.counts) == 2
+    assert 0 < measures.round_trip_seconds.total < 1
+
+
+@pytest.mark.parametrize("loss", ["killed", "frozen", "full"])
+async def test_a_lost_redis_shows_until_it_grants_again(valkeys: Callable[..., object], eventually: Callable[..., object], loss: str):
+    server, held, measures = valkeys(), tier(("hour", 1_000_000, "1h")), Measures()
+
+    async with server.client(timeout=0.25) as redis:
+        limiter = RedisLimiter(redis, deadline_seconds=0.1, measures=measures)
+
+        async def ask(expected: bool) -> bool:
+            with suppress(LimitStoreUnavailableError):
+                await limiter.decide(("t",), held, ONE)
+            return measures.is_store_lost is expected
+
+        await ask(False)
+        before = measures.is_store_lost
+        if loss == "full":
+            await redis.config_set("maxmemory", "1")
+        else:
+            {"killed": server.kill, "frozen": server.freeze}[loss]()
+        await eventually(lambda: ask(True), 2)
+        if loss == "full":
+            await redis.config_set("maxmemory", "0")
+        else:
+            {"killed": server.start, "frozen": server.thaw}[loss]()
+        await eventually(lambda: ask(False), 2)
+        await limiter.aclose()
+
+    assert before is False

@@ -132,6 +132,7 @@ async def test_an_unknown_tier_gets_the_default_one_and_one_line_in_the_log(redi
 
     assert tiers == ["free", "free", "free"]
     assert [entry["tier"] for entry in logs if entry["event"].startswith("unknown tier")] == ["gone"]
+    assert source.unknown_tiers == 2
 
 
 async def test_without_the_default_tier_an_unknown_one_is_an_error(redis: Redis, make: Make) -> None:

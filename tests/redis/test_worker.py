@@ -1,6 +1,8 @@
 """A gunicorn worker as it is deployed: starts without Redis, drains on SIGTERM, refuses wrong settings with the variable's name."""
 
+import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
+from tests.conftest import free_port
 
 from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument, encode_tier
@@ -194,6 +197,83 @@ def test_a_worker_starts_while_redis_is_away_and_says_that_it_is_not_ready(start
     ready = wait_for(f"{base}/readyz", 503)
 
     assert {"tiers", "region"} <= set(ready.json()["failed"])
+
+
+def free_ports_in_a_row(count: int) -> int:
+    """The first of them."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
+def shown_by(port: int) -> dict[str, float]:
+    """Values by series; empty while nobody answers."""
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
+    except httpx.TransportError:
+        return {}
+    return {series: float(value) for series, value in re.findall(r"^([^#\s]\S*) (\S+)$", answer.text, re.MULTILINE)}
+
+
+GRANTED = 'tidegate_limits_decisions_total{outcome="granted",tier="pro"}'
+
+
+async def test_each_worker_shows_its_metrics_on_a_port_that_its_successor_takes(
+    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any, eventually: Callable[..., Any]
+) -> None:
+    await publish_pro(redis)
+    first = free_ports_in_a_row(2)
+    store = valkeys("--appendonly", "yes").url
+    patient = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "5", "TIDEGATE_DRAIN_SECONDS": "0", "TIDEGATE_STORE_URL": store}
+    process = start(TIDEGATE_METRICS_PORT=str(first), GUNICORN_CMD_ARGS="--workers 2", **patient)
+    base, token = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {issuer.mint('pro')}"}
+    await eventually(lambda: all(GRANTED in shown_by(first + number) for number in (0, 1)), 15)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+    answers = [httpx.get(f"{base}/v1/tiers/pro", headers=token).status_code for _ in range(40)]
+    shown = [shown_by(first + number) for number in (0, 1)]
+    os.kill(workers[0], signal.SIGKILL)
+    await eventually(lambda: [shown_by(first + number).get(GRANTED) for number in (0, 1)].count(0.0) == 1, 15)
+    public = httpx.get(f"{base}/metrics", headers=token)
+
+    assert answers == [200] * 40
+    assert sum(values[GRANTED] for values in shown) == 40
+    assert [values["tidegate_tiers_revision"] for values in shown] == [1, 1]
+    assert shown[0]["process_start_time_seconds"] > 0
+    assert public.status_code == 404
+
+
+async def test_no_customer_can_be_told_from_metrics(
+    start: Start, port: int, redis: Redis, issuer: Any, eventually: Callable[..., Any]
+) -> None:
+    """Neither by name nor by pseudonym, nor by what a token calls its tier."""
+    await publish_pro(redis)
+    first = free_ports_in_a_row(1)
+    start(TIDEGATE_METRICS_PORT=str(first), TIDEGATE_DEFAULT_TIER="pro", TIDEGATE_DECISION_TIMEOUT_SECONDS="5")
+    await eventually(lambda: GRANTED in shown_by(first), 15)
+
+    for tier in ("pro", "canary-tier"):
+        token = {"Authorization": f"Bearer {issuer.mint(tier, tenant='canary-tenant', client='canary-client')}"}
+        httpx.get(f"http://127.0.0.1:{port}/v1/credits?canary-query", headers=token)
+    shown = shown_by(first)
+
+    labels = {name for series in shown if series.startswith("tidegate_") for name in re.findall(r"(\w+)=", series)}
+    assert labels == {"tier", "outcome", "le"}
+    assert (shown[GRANTED], shown["tidegate_tiers_unknown_total"]) == (2, 1)
+    assert "canary" not in str(shown)
+
+
+def test_without_the_setting_no_port_is_opened(start: Start, port: int) -> None:
+    process = start()
+    wait_for(f"http://127.0.0.1:{port}/livez", 200)
+    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+    inodes = {os.readlink(entry)[8:-1] for entry in Path(f"/proc/{worker}/fd").iterdir() if os.readlink(entry).startswith("socket:")}
+    listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"]
+    assert [int(line[1].split(":")[1], 16) for line in listening if line[9] in inodes] == [port]
 
 
 @pytest.mark.parametrize(

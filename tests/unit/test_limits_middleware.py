@@ -10,6 +10,7 @@ from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts, Decision, WindowState
 from tidegate.limits.errors import LimitStoreUnavailableError, NeverFitsError, QuotaExceededError
 from tidegate.limits.local import LocalLimiter
+from tidegate.limits.measures import OUTCOMES, Measures
 from tidegate.limits.middleware import LimitsMiddleware
 
 
@@ -66,10 +67,12 @@ class Free(Thing):
     rate_limited = False
 
 
-def conductor(limiter: FakeLimiter, *, body: bytes = b"", unit: str = "Requests", workers: int = 1, **spec: object) -> ASGIConductor:
+def conductor(
+    limiter: FakeLimiter, *, body: bytes = b"", unit: str = "Requests", workers: int = 1, measures: Measures | None = None, **spec: object
+) -> ASGIConductor:
     windows = [{"name": "minute", "limit": 50, "period": "1m", "unit": unit}]
     tier = Tier.from_spec("pro", {"windows": windows, "costs": [{"path": "/dear/{name}", "cost": 7}], **spec})
-    app = App(middleware=[Identified(tier, body), LimitsMiddleware(limiter, LocalLimiter(lambda: workers))])
+    app = App(middleware=[Identified(tier, body), LimitsMiddleware(limiter, LocalLimiter(lambda: workers), measures)])
     for path, resource in {"/thing": Thing(), "/probe": Probe(), "/free": Free(), "/dear/{name}": Thing()}.items():
         app.add_route(path, resource)
     app.add_error_handler(QuotaExceededError, answer(429))
@@ -253,3 +256,33 @@ async def test_a_request_above_a_whole_limit_is_told_that_waiting_is_of_no_use(e
         response = await client.get("/thing")
 
     assert (response.status_code, len(limiter.asked)) == (status, asked)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "away", "options"),
+    [
+        ("granted", False, {}),
+        ("refused", False, {"room": 0}),
+        ("shadow_refused", False, {"room": 0, "enforcement": "Shadow"}),
+        ("local_granted", True, {}),
+        ("local_refused", True, {"workers": 50, "before": 1}),
+        ("open", True, {"degradation": {"onStoreLoss": "Open"}}),
+        ("open", True, {"enforcement": "Shadow"}),
+        ("failed", True, {"degradation": {"onStoreLoss": "Closed"}}),
+        ("failed", True, {"workers": 51}),
+        ("never_fits", False, {"body": b"x" * 51, "unit": "RequestBytes"}),
+    ],
+)
+async def test_every_request_is_counted_once_by_what_became_of_it(outcome: str, away: bool, options: dict[str, object]):
+    room, before = options.pop("room", 1), options.pop("before", 0)
+    limiter, measures = FakeLimiter(room), Measures()
+    limiter.is_away = away
+    async with conductor(limiter, measures=measures, **options) as client:
+        for _ in range(before):
+            await client.get("/thing")
+        measures.decisions.clear()
+        await client.get("/thing")
+        await client.get("/free")
+
+    assert measures.decisions == {("pro", outcome): 1}
+    assert outcome in OUTCOMES

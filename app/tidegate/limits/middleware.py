@@ -9,6 +9,7 @@ from tidegate.contract.tier import Enforcement, OnStoreLoss, Tier
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.errors import LimitStoreUnavailableError, NeverFitsError, QuotaExceededError
 from tidegate.limits.local import LocalLimiter
+from tidegate.limits.measures import Measures
 from tidegate.limits.policy import policy_of
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -31,9 +32,10 @@ class LimitsMiddleware:
     Without Redis the tier's `onStoreLoss` decides, Open for one in Shadow, and the response says which way in `Tidegate-Limits`.
     """
 
-    def __init__(self, limiter: Limiter, local: LocalLimiter) -> None:
+    def __init__(self, limiter: Limiter, local: LocalLimiter, measures: Measures | None = None) -> None:
         self._limiter = limiter
         self._local = local
+        self._decisions = (measures or Measures()).decisions
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
         """Charge the request.
@@ -75,16 +77,25 @@ class LimitsMiddleware:
         tier: Tier = req.context.tier
         policy = policy_of(tier)
         amounts = Amounts(policy.cost(req.method, req.uri_template or ""), len(req.context.body))
-        if (exceeded := policy.exceeded_by(amounts)) and tier.enforcement is Enforcement.ENFORCE:
-            raise NeverFitsError(exceeded)
+        is_enforced = tier.enforcement is Enforcement.ENFORCE
+        outcome = "failed"
         try:
-            return await self._limiter.decide(req.context.tids, tier, amounts)
+            if (exceeded := policy.exceeded_by(amounts)) and is_enforced:
+                outcome = "never_fits"
+                raise NeverFitsError(exceeded)
+            decision = await self._limiter.decide(req.context.tids, tier, amounts)
+            outcome = "granted" if decision.granted else "refused" if is_enforced else "shadow_refused"
+            return decision
         except LimitStoreUnavailableError:
-            choice = tier.on_store_loss if tier.enforcement is Enforcement.ENFORCE else OnStoreLoss.OPEN
+            choice = tier.on_store_loss if is_enforced else OnStoreLoss.OPEN
             if choice is OnStoreLoss.CLOSED:
                 raise
             req.context.store_loss = choice
-            return None if choice is OnStoreLoss.OPEN else self._local.decide(req.context.tids[0], tier, amounts)
+            alone = None if choice is OnStoreLoss.OPEN else self._local.decide(req.context.tids[0], tier, amounts)
+            outcome = "open" if alone is None else "local_granted" if alone.granted else "local_refused"
+            return alone
+        finally:
+            self._decisions[tier.name, outcome] += 1
 
     async def _charge(self, req: Request, resp: Response) -> Decision | None:
         tids, tier, response_bytes = req.context.tids, req.context.tier, await _response_bytes(req, resp)

@@ -18,6 +18,7 @@ from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.denial_memory import DenialMemory
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.group_commit import GroupCommit, Run
+from tidegate.limits.measures import Measures
 from tidegate.limits.policy import Policy, policy_of
 from tidegate.limits.wire import Answer, answers, arguments, key_names
 
@@ -38,7 +39,7 @@ class RedisLimiter:
     Every method raises `LimitStoreUnavailableError` when Redis does not answer in time or refuses.
     """
 
-    def __init__(self, redis: Redis, *, deadline_seconds: float = 1.0) -> None:
+    def __init__(self, redis: Redis, *, deadline_seconds: float = 1.0, measures: Measures | None = None) -> None:
         script = resources.files(__package__).joinpath("decide.lua").read_text()
         self._channel = ScriptChannel(redis.connection_pool.make_connection, script)
         self._deadline_seconds = deadline_seconds
@@ -47,13 +48,16 @@ class RedisLimiter:
         self._circuit = Circuit()
         self._is_flush_due = False
         self._flights: set[_Flight] = set()
-        self._is_lost = False
+        self._measures = measures or Measures()
         self._has_seen_unknown = False
 
     async def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Decision:
         """Charge `amounts` to every window of `tier` if all have room, else to none."""
         policy, now = policy_of(tier), time.monotonic()
-        return self._denials.recall(tids[0], policy, amounts, now) or await self._submit(tids, policy, amounts, now)
+        if remembered := self._denials.recall(tids[0], policy, amounts, now):
+            self._measures.remembered_refusals += 1
+            return remembered
+        return await self._submit(tids, policy, amounts, now)
 
     async def charge(self, tids: Tids, tier: Tier, *, response_bytes: int) -> Decision:
         """Charge a response that was already granted; the windows may pass their limits, and the next request pays."""
@@ -117,9 +121,13 @@ class RedisLimiter:
         flight.is_over = True
         self._commit.land()
         self._circuit.close()
+        self._measures.round_trip_seconds.observe(time.monotonic() - flight.asked_at)
+        self._measures.batch_decisions.observe(sum(len(run.callers) for run in flight.runs))
         # A refusal charges nothing, so it does not show that a full or read-only Redis takes writes again.
-        if self._is_lost and any(answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)):
-            self._is_lost = False
+        if self._measures.is_store_lost and any(
+            answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)
+        ):
+            self._measures.is_store_lost = False
             log.warning("limits are decided again")
         _fail(self._commit.drain_older(time.monotonic() - self._deadline_seconds), "no turn at the region's Redis in time")
         self._flush()
@@ -130,8 +138,8 @@ class RedisLimiter:
         flight.is_over = True
         self._commit.land()
         self._circuit.open(time.monotonic())
-        if not self._is_lost:
-            self._is_lost = True
+        if not self._measures.is_store_lost:
+            self._measures.is_store_lost = True
             log.warning("limits are not decided", reason=reason)
         # Whoever waits would only wait for the same.
         _fail([*flight.runs, *self._commit.drain()], f"the region's Redis did not decide: {reason}")

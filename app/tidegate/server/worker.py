@@ -15,6 +15,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from tidegate.server.exposition import show_metrics
 from tidegate.server.protocol import BoundedProtocol
 from tidegate.settings import Settings
 from tidegate.telemetry import draining
@@ -67,10 +68,15 @@ class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # the package has no
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         settle_garbage_collection()
-        server = self._server = DrainingServer(self, Settings.from_environment(os.environ).drain_seconds)
+        settings = Settings.from_environment(os.environ)
+        server = self._server = DrainingServer(self, settings.drain_seconds)
         # The worker's own handler would leave the server running until gunicorn kills it.
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
+        ports = range(settings.metrics_port, settings.metrics_port + self.cfg.workers)
+        showing = asyncio.create_task(show_metrics(ports)) if settings.metrics_port else None
         await server.serve(sockets=self.sockets)
+        if showing:
+            showing.cancel()
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 

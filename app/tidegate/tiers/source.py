@@ -51,6 +51,8 @@ class TierSource:
         self._heard_at = float("-inf")
         self._failures = 0
         self._unknown: set[str] = set()
+        self.unknown_tiers = 0
+        """Requests that named a tier which is not there."""
         self._attempted = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
 
@@ -181,6 +183,7 @@ class TierSource:
         await asyncio.sleep(seconds * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
 
     def _note_unknown(self, name: str) -> None:
+        self.unknown_tiers += 1
         if name not in self._unknown and len(self._unknown) < LOGGED_NAMES:
             self._unknown.add(name)
             log.warning("unknown tier, the default one is used", tier=name, default=self._default_tier)

@@ -1,0 +1,36 @@
+"""Plain counts of what the limits do, so that counting costs a request next to nothing; read by `metrics.py` when somebody asks."""
+
+from bisect import bisect_left
+from collections import defaultdict
+
+OUTCOMES = ("granted", "refused", "shadow_refused", "local_granted", "local_refused", "open", "failed", "never_fits")
+"""What may become of a request: `docs/metrics.md` says what each means."""
+
+
+class Distribution:
+    """How many observations were at most each of `bounds`, which ascend, and what they sum up to."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, *bounds: float) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """By the smallest bound that an observation does not exceed; the last is of those above all."""
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count `value`."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Measures:
+    """Of one worker, since its start."""
+
+    def __init__(self) -> None:
+        self.decisions: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """By name of the tier and outcome."""
+        self.remembered_refusals = 0
+        self.batch_decisions = Distribution(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+        self.round_trip_seconds = Distribution(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+        self.is_store_lost = False

@@ -1,0 +1,72 @@
+"""What a worker shows to Prometheus: plain counts become metrics only when somebody asks; made by `application.py`.
+
+Whatever else is registered with prometheus_client's own registry, as by your resources, is shown too. See docs/metrics.md.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Protocol
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tidegate.limits.measures import OUTCOMES, Distribution, Measures
+from tidegate.tiers.snapshot import TierSnapshot
+
+
+class Tiers(Protocol):
+    """The part of `TierSource` that is shown."""
+
+    unknown_tiers: int
+
+    @property
+    def snapshot(self) -> TierSnapshot:
+        """The tiers in force."""
+
+
+class PlatformMetrics(Collector):
+    """The metrics of one worker; none is told apart by a customer."""
+
+    def __init__(self, measures: Measures, tiers: Tiers) -> None:
+        self._measures = measures
+        self._tiers = tiers
+
+    def show(self) -> None:
+        """Have them shown."""
+        REGISTRY.register(self)
+
+    def hide(self) -> None:
+        """Have them shown no more."""
+        REGISTRY.unregister(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that the applications of two regions in one process do not clash."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics now."""
+        measures, snapshot = self._measures, self._tiers.snapshot
+        yield self._decisions(snapshot)
+        yield GaugeMetricFamily("tidegate_limits_store_lost", "1 while the region's Redis does not decide.", measures.is_store_lost)
+        yield CounterMetricFamily(
+            "tidegate_limits_remembered_refusals", "Refusals repeated without asking Redis.", measures.remembered_refusals
+        )
+        yield _histogram("tidegate_limits_batch_decisions", "Decisions in a script call.", measures.batch_decisions)
+        yield _histogram("tidegate_limits_round_trip_seconds", "From a script call to its answer.", measures.round_trip_seconds)
+        yield CounterMetricFamily("tidegate_tiers_unknown", "Requests that named an unknown tier.", self._tiers.unknown_tiers)
+        yield GaugeMetricFamily("tidegate_tiers_revision", "Revision of the tiers in force.", snapshot.revision)
+
+    def _decisions(self, snapshot: TierSnapshot) -> Metric:
+        family = CounterMetricFamily("tidegate_limits_decisions", "Requests by what became of them.", labels=("tier", "outcome"))
+        decisions = self._measures.decisions
+        # From 0 on, so that the first of its kind shows as an increase.
+        for tier in sorted({*snapshot.tiers, *(name for name, _ in decisions)}):
+            for outcome in OUTCOMES:
+                family.add_metric((tier, outcome), decisions.get((tier, outcome), 0))
+        return family
+
+
+def _histogram(name: str, text: str, distribution: Distribution) -> Metric:
+    bounds = [*(str(float(bound)) for bound in distribution.bounds), "+Inf"]
+    return HistogramMetricFamily(name, text, list(zip(bounds, accumulate(distribution.counts), strict=True)), distribution.total)
