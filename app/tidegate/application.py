@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -146,7 +147,13 @@ def _open_adapters(settings: Settings) -> Adapters:
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    tiers = TierSource(regional, worker_id=worker_id, default_tier=settings.default_tier, last_good=last_good)
+    tiers = TierSource(
+        regional,
+        worker_id=worker_id,
+        default_tier=settings.default_tier,
+        last_good=last_good,
+        decides=lambda: measures.decides(time.monotonic()),
+    )
     return Adapters(tiers, measures, limiter, store, StoreHealth(store), regional, PlatformMetrics(measures, tiers))
 
 

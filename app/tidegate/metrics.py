@@ -3,6 +3,7 @@
 Whatever else is registered with prometheus_client's own registry, as by your resources, is shown too. See docs/metrics.md.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Protocol
@@ -48,7 +49,8 @@ class PlatformMetrics(Collector):
         """The metrics now."""
         measures, snapshot = self._measures, self._tiers.snapshot
         yield self._decisions(snapshot)
-        yield GaugeMetricFamily("tidegate_limits_store_lost", "1 while the region's Redis does not decide.", measures.is_store_lost)
+        is_lost = not measures.decides(time.monotonic())
+        yield GaugeMetricFamily("tidegate_limits_store_lost", "1 while the region's Redis does not decide.", is_lost)
         yield CounterMetricFamily(
             "tidegate_limits_remembered_refusals", "Refusals repeated without asking Redis.", measures.remembered_refusals
         )

@@ -7,6 +7,9 @@ from typing import Any
 from tidegate_operator.desired import DesiredTier
 from tidegate_operator.observation import Observation
 
+TROUBLES = ("RegionUnreachable", "WriteRefused", "NoReadyWorkers", "LimitsNotDecided")
+"""Reasons of `Degraded`, the worst first."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
@@ -62,14 +65,23 @@ def _programmed(tier: DesiredTier, observations: Sequence[Observation]) -> _Verd
 
 
 def _degraded(observations: Sequence[Observation]) -> _Verdict:
-    lost = [f"{seen.region}: {seen.problem}" for seen in observations if seen.problem]
-    if lost:
-        is_away = any(seen.view is None for seen in observations)
-        return _Verdict("Degraded", True, "RegionUnreachable" if is_away else "WriteRefused", "; ".join(lost))
-    idle = [seen.region for seen in observations if seen.view and not seen.view.ready]
-    if idle:
-        return _Verdict("Degraded", True, "NoReadyWorkers", f"No worker reports in {', '.join(idle)}")
-    return _Verdict("Degraded", False, "AsExpected", "Every region answers and has workers")
+    found = [trouble for seen in observations if (trouble := _trouble(seen))]
+    if not found:
+        return _Verdict("Degraded", False, "AsExpected", "Every region answers, has workers and decides limits")
+    worst = min((reason for reason, _ in found), key=TROUBLES.index)
+    return _Verdict("Degraded", True, worst, "; ".join(message for _, message in found))
+
+
+def _trouble(seen: Observation) -> tuple[str, str] | None:
+    if seen.view is None:
+        return "RegionUnreachable", f"{seen.region}: {seen.problem}, so its workers may not decide limits"
+    if seen.problem:
+        return "WriteRefused", f"{seen.region}: {seen.problem}"
+    if not seen.view.ready:
+        return "NoReadyWorkers", f"{seen.region}: no ready worker reports, so none decides limits by its Redis"
+    if seen.view.undecided:
+        return "LimitsNotDecided", f"{seen.region}: its Redis does not decide limits for some workers, so onStoreLoss does"
+    return None
 
 
 def _ready(tier: DesiredTier, regions: Sequence[Mapping[str, Any]]) -> _Verdict:

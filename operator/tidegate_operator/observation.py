@@ -13,11 +13,15 @@ ALIVE_MILLISECONDS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class RegionView:
-    """A region's revision (None: nothing was ever published) and how many of its ready workers enforce exactly that revision."""
+    """A region's revision (None: nothing was ever published) and how many of its ready workers enforce exactly that revision.
+
+    `undecided` are the ready workers for which its Redis does not decide limits.
+    """
 
     revision: int | None = None
     ready: int = 0
     applied: int = 0
+    undecided: int = 0
 
     @property
     def is_settled(self) -> bool:
@@ -62,7 +66,7 @@ def stored_tier(name: str, text: bytes) -> Stored:
 def region_view(revision: int | None, heartbeats: Iterable[Heartbeat], *, now_milliseconds: int) -> RegionView:
     """Count the ready workers whose last report is fresh by the region's own clock."""
     ready = [beat for beat in heartbeats if beat.ready and abs(now_milliseconds - beat.at_milliseconds) <= ALIVE_MILLISECONDS]
-    return RegionView(revision, len(ready), sum(beat.revision == revision for beat in ready))
+    return RegionView(revision, len(ready), sum(beat.revision == revision for beat in ready), sum(not beat.deciding for beat in ready))
 
 
 def _unreadable(name: str, text: bytes) -> Stored:

@@ -39,7 +39,7 @@ class RegionWatch:
         self.problem = ""
         self._changed = changed
         self._view: RegionView | None = None
-        self._has_workers: bool | None = None
+        self._seen_of_workers: tuple[bool, bool] | None = None
         self._failures = 0
 
     async def run(self) -> None:
@@ -76,9 +76,9 @@ class RegionWatch:
         return known != view.revision
 
     def _has_other_workers(self, view: RegionView) -> bool:
-        # Their number alone is brought up to date by the resync: a rolling restart would otherwise rewrite every status many times.
-        before, self._has_workers = self._has_workers, view.ready > 0
-        return before != self._has_workers
+        # Their numbers alone are brought up to date by the resync: a rolling restart would otherwise rewrite every status many times.
+        before, self._seen_of_workers = self._seen_of_workers, (view.ready > 0, view.undecided > 0)
+        return before != self._seen_of_workers
 
     def _return(self) -> None:
         if self.problem:

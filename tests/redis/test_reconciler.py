@@ -1,8 +1,9 @@
 """The reconciler with real regions (Valkey) and real tier sources as workers: what is wanted is enforced, whatever happens to a region."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,10 @@ from redis.asyncio import Redis
 
 from tidegate.contract import keys
 from tidegate.contract.codec import decode_tier
+from tidegate.limits.decision import Amounts
+from tidegate.limits.errors import LimitStoreUnavailableError
+from tidegate.limits.measures import Measures
+from tidegate.limits.redis import RedisLimiter
 from tidegate.tiers.source import TierSource
 from tidegate_operator.desired import DesiredTier, Listing, desired_tier
 from tidegate_operator.errors import ReportError, SourceUnavailableError
@@ -55,6 +60,12 @@ class Objects:
         status = self.statuses.get(name)
         return bool(status) and status["activeGeneration"] == generation and status["conditions"][3]["status"] == "True"
 
+    def degraded(self, name: str = "free") -> tuple[str, str]:
+        """Reason and message, both empty while it is not."""
+        conditions = {condition["type"]: condition for condition in self.statuses.get(name, {}).get("conditions", ())}
+        found = conditions.get("Degraded", {"status": "False"})
+        return (found["reason"], found["message"]) if found["status"] == "True" else ("", "")
+
     def states(self, name: str = "free") -> dict[str, str]:
         return {region["name"]: region["state"] for region in self.statuses.get(name, {}).get("regions", ())}
 
@@ -79,9 +90,9 @@ async def operator(objects: Objects, **servers: Any) -> AsyncIterator[Reconciler
 async def workers() -> AsyncIterator[Callable[..., Awaitable[TierSource]]]:
     async with AsyncExitStack() as stack:
 
-        async def start(server: Any, name: str = "worker") -> TierSource:
+        async def start(server: Any, name: str = "worker", **options: Any) -> TierSource:
             client: Redis = await stack.enter_async_context(server.client(timeout=0.25))
-            source = TierSource(client, worker_id=name, default_tier="free", last_good=None)
+            source = TierSource(client, worker_id=name, default_tier="free", last_good=None, **options)
             await source.start()
             stack.push_async_callback(source.stop)
             return source
@@ -209,6 +220,65 @@ async def test_one_lost_region_shows_and_the_others_go_on(valkeys: Any, workers:
         dublin.start()
         await eventually(lambda: objects.is_ready(generation=2), 8)
     assert await stored(dublin) == {"free": 20}
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason", "said"),
+    [
+        ("killed", "RegionUnreachable", "so its workers may not decide limits"),
+        ("frozen", "RegionUnreachable", "so its workers may not decide limits"),
+        ("full", "NoReadyWorkers", "none decides limits by its Redis"),
+    ],
+)
+async def test_every_tier_says_that_a_region_lost_its_redis_until_it_is_back(
+    valkeys: Any, workers: Any, eventually: Eventually, loss: str, reason: str, said: str
+):
+    """Store loss is visible, to the operator by what it cannot read or by workers that fall silent."""
+    frankfurt, dublin, objects = valkeys(), valkeys(), Objects(wanted(), wanted("pro", uid="b"))
+    await workers(frankfurt)
+    await workers(dublin)
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin), dublin.client() as client:
+        await eventually(lambda: objects.is_ready("free") and objects.is_ready("pro"))
+        if loss == "full":
+            await client.config_set("maxmemory", "1")
+        else:
+            {"killed": dublin.kill, "frozen": dublin.freeze}[loss]()
+
+        await eventually(lambda: objects.degraded("free")[0] == objects.degraded("pro")[0] == reason, 8)
+        told = objects.degraded()[1]
+        if loss == "full":
+            await client.config_set("maxmemory", "0")
+        else:
+            {"killed": dublin.start, "frozen": dublin.thaw}[loss]()
+        await eventually(lambda: objects.degraded("free") == objects.degraded("pro") == ("", ""), 15)
+
+    assert told.startswith("dublin: ")
+    assert told.endswith(said)
+
+
+async def test_every_tier_says_that_workers_do_not_decide_though_their_redis_answers(valkeys: Any, workers: Any, eventually: Eventually):
+    """A user that may not touch usage, a script that takes too long: heartbeats go on as if nothing were wrong."""
+    dublin, objects, measures = valkeys(), Objects(wanted(), wanted("pro", uid="b")), Measures()
+    await workers(dublin, "well")
+    source = await workers(dublin, "unwell", decides=lambda: measures.decides(time.monotonic()))
+    async with operator(objects, dublin=dublin), dublin.client() as client:
+        limiter = RedisLimiter(client, measures=measures)
+        await eventually(lambda: objects.is_ready("free") and objects.is_ready("pro"))
+
+        async def is_degraded(expected: str) -> bool:
+            with suppress(LimitStoreUnavailableError):
+                await limiter.decide(("t",), source.tier("free"), Amounts())
+            return {objects.degraded(name)[0] for name in ("free", "pro")} == {expected}
+
+        async with dublin.client() as administrator:
+            await administrator.execute_command("ACL", "SETUSER", "default", "resetkeys", "~tg:1:tiers", "~tg:1:revision", "~tg:1:workers")
+            await eventually(lambda: is_degraded("LimitsNotDecided"), 3)
+            told = objects.degraded()[1]
+            await administrator.execute_command("ACL", "SETUSER", "default", "allkeys")
+        await eventually(lambda: is_degraded(""), 3)
+        await limiter.aclose()
+
+    assert told == "dublin: its Redis does not decide limits for some workers, so onStoreLoss does"
 
 
 async def test_a_frozen_region_does_not_hold_up_the_others(valkeys: Any, eventually: Eventually):

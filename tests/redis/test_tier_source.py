@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from tidegate.contract import keys
-from tidegate.contract.codec import Heartbeat, TierDocument, decode_heartbeat, encode_tier
+from tidegate.contract.codec import Heartbeat, TierDocument, decode_heartbeat, encode_heartbeat, encode_tier
 from tidegate.contract.tier import Tier
 from tidegate.tiers import source as source_module
 from tidegate.tiers.errors import TiersUnavailableError
@@ -166,6 +166,18 @@ async def test_a_heartbeat_says_what_is_enforced_and_goes_at_stop(redis: Redis, 
     assert beat.ready
     assert 0 <= seconds * 1000 + microseconds // 1000 - beat.at_milliseconds < 5000
     assert await heartbeats(redis) == {}
+
+
+async def test_a_heartbeat_is_written_as_the_contract_has_it_and_says_whether_redis_decides(redis: Redis, valkey: Any) -> None:
+    await publish(redis, 1, free=document("free", 10))
+    async with valkey.client(timeout=0.25) as client:
+        source = TierSource(client, worker_id="w", default_tier="free", last_good=None, decides=lambda: False)
+        await source.start()
+        text = await redis.hget(keys.WORKERS, "w")
+        await source.stop()
+
+    assert decode_heartbeat(text).deciding is False
+    assert encode_heartbeat(decode_heartbeat(text)) == text.decode()
 
 
 async def test_a_worker_without_tiers_reports_that_it_is_not_ready(redis: Redis, make: Make) -> None:

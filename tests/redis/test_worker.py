@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from tests.conftest import free_port
 
 from tidegate.contract import keys
-from tidegate.contract.codec import TierDocument, encode_tier
+from tidegate.contract.codec import TierDocument, decode_heartbeat, encode_tier
 from tidegate.contract.tier import Tier
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -244,6 +244,41 @@ async def test_each_worker_shows_its_metrics_on_a_port_that_its_successor_takes(
     assert [values["tidegate_tiers_revision"] for values in shown] == [1, 1]
     assert shown[0]["process_start_time_seconds"] > 0
     assert public.status_code == 404
+
+
+@pytest.mark.parametrize("loss", ["killed", "frozen", "forbidden"])
+async def test_a_worker_whose_redis_does_not_decide_says_so_everywhere(
+    start: Start, port: int, valkeys: Callable[..., Any], issuer: Any, eventually: Callable[..., Any], loss: str
+) -> None:
+    """In the response, in a metric and, where Redis still takes it, in the heartbeat that the operator reads."""
+    server, first = valkeys(), free_ports_in_a_row(1)
+    async with server.client() as client:
+        await publish_pro(client)
+        patient = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "1", "TIDEGATE_DRAIN_SECONDS": "0"}
+        start(TIDEGATE_METRICS_PORT=str(first), TIDEGATE_REDIS_URL=server.url, **patient)
+        url, token = f"http://127.0.0.1:{port}/v1/tiers/pro", {"Authorization": f"Bearer {issuer.mint('pro')}"}
+
+        async def is_deciding(expected: bool) -> bool:
+            text = await client.hvals(keys.WORKERS)
+            return [decode_heartbeat(beat).deciding for beat in text] == [expected]
+
+        await eventually(lambda: GRANTED in shown_by(first), 15)
+        await eventually(lambda: is_deciding(True))
+        well = httpx.get(url, headers=token)
+        before = shown_by(first)
+        if loss == "forbidden":
+            await client.execute_command("ACL", "SETUSER", "default", "resetkeys", "~tg:1:tiers", "~tg:1:revision", "~tg:1:workers")
+        else:
+            {"killed": server.kill, "frozen": server.freeze}[loss]()
+        alone = httpx.get(url, headers=token)
+        after = shown_by(first)
+        if loss == "forbidden":
+            await eventually(lambda: is_deciding(False), 3)
+
+    assert [answer.status_code for answer in (well, alone)] == [200, 200]
+    assert [answer.headers.get("Tidegate-Limits") for answer in (well, alone)] == [None, "local"]
+    assert [values["tidegate_limits_store_lost"] for values in (before, after)] == [0, 1]
+    assert [values[GRANTED.replace("granted", "local_granted")] for values in (before, after)] == [0, 1]
 
 
 async def test_no_customer_can_be_told_from_metrics(

@@ -35,11 +35,16 @@ def test_a_tier_document_survives_its_text(uid: str, generation: int, limit: int
     assert json.loads(text)["hash"] == tier.content_hash
 
 
-@given(revision=counts, at=counts, ready=st.booleans())
-def test_a_heartbeat_survives_its_text(revision: int, at: int, ready: bool) -> None:
-    heartbeat = Heartbeat(revision, at, ready)
+@given(revision=counts, at=counts, ready=st.booleans(), deciding=st.booleans())
+def test_a_heartbeat_survives_its_text(revision: int, at: int, ready: bool, deciding: bool) -> None:
+    heartbeat = Heartbeat(revision, at, ready, deciding)
 
     assert decode_heartbeat(encode_heartbeat(heartbeat)) == heartbeat
+
+
+def test_a_worker_of_before_that_does_not_say_whether_it_decides_is_taken_to() -> None:
+    """Or every upgrade would raise an alarm."""
+    assert decode_heartbeat('{"at":1,"ready":true,"revision":2}') == Heartbeat(2, 1, True, True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Plain counts as Prometheus reads them."""
 
+import time
 from types import SimpleNamespace
 
 from prometheus_client import generate_latest
@@ -37,7 +38,8 @@ def test_decisions_are_shown_by_tier_and_outcome_from_zero_on():
 
 def test_numbers_are_shown_as_they_are():
     measures = Measures()
-    measures.remembered_refusals, measures.is_store_lost = 4, True
+    measures.remembered_refusals = 4
+    measures.is_store_lost, measures.lost_at = True, time.monotonic()
 
     values = shown(measures, revision=1_790_000_000_000_001, unknown=5)
 
@@ -60,3 +62,11 @@ def test_a_distribution_is_shown_in_buckets_that_hold_all_smaller_ones():
     assert buckets == {"1.0": 1, "2.0": 1, "4.0": 3, "512.0": 3, "+Inf": 4}
     assert values["tidegate_limits_batch_decisions_sum", ()] == 1_008
     assert values["tidegate_limits_batch_decisions_count", ()] == 4
+
+
+def test_a_loss_that_nobody_meets_again_is_an_alarm_for_a_minute():
+    """A quiet worker would otherwise show it until its next request, whatever became of Redis."""
+    measures = Measures()
+    measures.is_store_lost, measures.lost_at = True, 100.0
+
+    assert [measures.decides(now) for now in (100.0, 159.0, 161.0)] == [False, False, True]

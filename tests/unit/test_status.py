@@ -18,10 +18,10 @@ def tier(generation: int = 7, spec: object = SPEC, status: dict[str, Any] | None
     return desired_tier("free", "uid", generation, spec, status=status)
 
 
-def seen(region: str, holding: DesiredTier | None, ready: int = 2, applied: int = 2) -> Observation:
+def seen(region: str, holding: DesiredTier | None, ready: int = 2, applied: int = 2, undecided: int = 0) -> Observation:
     document = holding.document if holding else None
     stored = Stored("free", document.uid, document.generation, document) if document else None
-    return Observation(region, RegionView(5, ready, applied), stored)
+    return Observation(region, RegionView(5, ready, applied, undecided), stored)
 
 
 def lost(region: str) -> Observation:
@@ -83,6 +83,39 @@ def test_a_region_without_workers_is_degraded():
     assert condition(status, "Degraded") == ("True", "NoReadyWorkers")
 
 
+@pytest.mark.parametrize(
+    ("troubles", "reason", "named"),
+    [
+        ("decides_not", "LimitsNotDecided", ["dublin: its Redis does not decide limits"]),
+        (
+            "decides_not idle",
+            "NoReadyWorkers",
+            ["dublin: its Redis does not decide limits", "oslo: no ready worker reports, so none decides"],
+        ),
+        (
+            "idle lost",
+            "RegionUnreachable",
+            ["dublin: no ready worker reports", "oslo: its Redis does not answer, so its workers may not decide"],
+        ),
+    ],
+)
+def test_the_worst_trouble_is_the_reason_and_the_message_names_each_region(troubles: str, reason: str, named: list[str]):
+    """Store loss is visible: which workers do not decide limits."""
+    kinds = {
+        "decides_not": lambda region: seen(region, tier(), undecided=1),
+        "idle": lambda region: seen(region, tier(), 0, 0),
+        "lost": lost,
+    }
+    observations = [kinds[kind](region) for kind, region in zip(troubles.split(), ("dublin", "oslo"), strict=False)]
+
+    status = build_status(tier(), [seen("frankfurt", tier()), *observations], now=FIRST)
+
+    message = next(condition["message"] for condition in status["conditions"] if condition["type"] == "Degraded")
+    assert condition(status, "Degraded") == ("True", reason)
+    assert [part[: len(name)] for part, name in zip(message.split("; "), named, strict=True)] == named
+    assert "frankfurt" not in message
+
+
 def test_a_refused_spec_is_not_accepted_and_the_last_good_one_stays():
     broken = replace(tier(8, {"windows": []}), document=tier(7).document)
 
@@ -128,7 +161,18 @@ def test_the_summary_names_every_region_and_its_workers():
     assert summary("free", status) == "tier free: enforced in frankfurt (2/2 workers), dublin (1/1 workers)"
 
 
+def test_ready_workers_that_do_not_decide_are_counted():
+    beats = [
+        Heartbeat(5, 10_000, True),
+        Heartbeat(5, 10_000, True, False),
+        Heartbeat(4, 10_000, True, False),
+        Heartbeat(5, 4_000, True, False),
+    ]
+
+    assert region_view(5, beats, now_milliseconds=10_000) == RegionView(5, ready=3, applied=2, undecided=2)
+
+
 def test_only_fresh_reports_of_ready_workers_count():
-    beats = [Heartbeat(5, 10_000, True), Heartbeat(4, 9_000, True), Heartbeat(5, 4_000, True), Heartbeat(5, 10_000, False)]
+    beats = [Heartbeat(5, 10_000, True), Heartbeat(4, 9_000, True), Heartbeat(5, 4_000, True), Heartbeat(5, 10_000, False, False)]
 
     assert region_view(5, beats, now_milliseconds=10_000) == RegionView(5, ready=2, applied=1)

@@ -34,11 +34,13 @@ class Heartbeat:
         revision: Revision of the tiers that every request of this worker now meets; 0 before the first load.
         at_milliseconds: Redis time of the report, since the epoch.
         ready: Whether the worker takes traffic.
+        deciding: Whether the region's Redis decides limits for it; otherwise each tier's `onStoreLoss` does. Older workers do not say.
     """
 
     revision: int
     at_milliseconds: int
     ready: bool
+    deciding: bool = True
 
 
 def _dump(value: Mapping[str, Any]) -> str:
@@ -82,7 +84,9 @@ def decode_tier(name: str, text: bytes | str) -> TierDocument:
 
 def encode_heartbeat(heartbeat: Heartbeat) -> str:
     """The text stored in the hash `keys.WORKERS`."""
-    return _dump({"revision": heartbeat.revision, "at": heartbeat.at_milliseconds, "ready": heartbeat.ready})
+    return _dump(
+        {"revision": heartbeat.revision, "at": heartbeat.at_milliseconds, "ready": heartbeat.ready, "deciding": heartbeat.deciding}
+    )
 
 
 def decode_heartbeat(text: bytes | str) -> Heartbeat:
@@ -93,6 +97,6 @@ def decode_heartbeat(text: bytes | str) -> Heartbeat:
     """
     value = _load(text)
     try:
-        return Heartbeat(int(value["revision"]), int(value["at"]), bool(value["ready"]))
+        return Heartbeat(int(value["revision"]), int(value["at"]), bool(value["ready"]), bool(value.get("deciding", True)))
     except (KeyError, TypeError, ValueError, OverflowError) as ex:
         raise InvalidDocumentError(f"heartbeat: {ex}") from ex

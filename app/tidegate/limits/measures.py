@@ -3,6 +3,8 @@
 from bisect import bisect_left
 from collections import defaultdict
 
+ASKED_SECONDS = 60.0
+"""Whoever loses Redis and is asked by nobody for so long does not know any more, and raises no alarm."""
 OUTCOMES = ("granted", "refused", "shadow_refused", "local_granted", "local_refused", "open", "failed", "never_fits")
 """What may become of a request: `docs/metrics.md` says what each means."""
 
@@ -34,3 +36,10 @@ class Measures:
         self.batch_decisions = Distribution(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
         self.round_trip_seconds = Distribution(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
         self.is_store_lost = False
+        """From a batch that Redis did not decide until one in which it granted."""
+        self.lost_at = 0.0
+        """When it last did not, in monotonic seconds."""
+
+    def decides(self, now: float) -> bool:
+        """Whether Redis decides at `now` (monotonic seconds), as far as this worker knows."""
+        return not self.is_store_lost or now - self.lost_at > ASKED_SECONDS

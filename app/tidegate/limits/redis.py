@@ -137,7 +137,8 @@ class RedisLimiter:
             return
         flight.is_over = True
         self._commit.land()
-        self._circuit.open(time.monotonic())
+        self._measures.lost_at = now = time.monotonic()
+        self._circuit.open(now)
         if not self._measures.is_store_lost:
             self._measures.is_store_lost = True
             log.warning("limits are not decided", reason=reason)

@@ -82,9 +82,10 @@ class RegionalTiers:
                 return None
             return Published(int(revision), {name.decode(errors="replace"): text for name, text in texts.items()})
 
-    async def report(self, *, revision: int, ready: bool) -> Region:
+    async def report(self, revision: int, *, ready: bool, deciding: bool) -> Region:
         """Say what this worker enforces, and hear how the region is."""
-        arguments: list[str | int] = [self._worker_id, revision, "true" if ready else "false", keys.WORKERS_CHANNEL, SILENT_MILLISECONDS]
+        flags = ("true" if flag else "false" for flag in (ready, deciding))
+        arguments: list[str | int] = [self._worker_id, revision, *flags, keys.WORKERS_CHANNEL, SILENT_MILLISECONDS]
         async with _call():
             found, workers = await self._heartbeat(keys=[keys.WORKERS, keys.REVISION], args=arguments)
             return Region(None if found is None else int(found), int(workers))

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -38,12 +39,16 @@ class TierSource:
         worker_id: Unique name of this worker among those of the region.
         default_tier: Tier of whoever names an unknown one.
         last_good: File that keeps the tiers for a start without Redis; None: they are not kept.
+        decides: Whether Redis decides limits for this worker; told to the operator with each heartbeat.
     """
 
-    def __init__(self, redis: Redis, *, worker_id: str, default_tier: str, last_good: Path | None) -> None:
+    def __init__(
+        self, redis: Redis, *, worker_id: str, default_tier: str, last_good: Path | None, decides: Callable[[], bool] = lambda: True
+    ) -> None:
         self._region = RegionalTiers(redis, worker_id=worker_id)
         self._default_tier = default_tier
         self._last_good = last_good
+        self._decides = decides
         self._documents = Documents()
         self._snapshot = self._documents.snapshot
         self._loaded_revision = 0
@@ -140,7 +145,7 @@ class TierSource:
             await self._save()
 
     async def _report(self) -> int | None:
-        region = await self._region.report(revision=self._snapshot.revision, ready=bool(self._snapshot.tiers))
+        region = await self._region.report(self._snapshot.revision, ready=bool(self._snapshot.tiers), deciding=self._decides())
         if self._failures:
             log.info("region reached again", revision=region.revision)
         self._failures = 0
