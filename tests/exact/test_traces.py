@@ -44,10 +44,14 @@ def run(
 ) -> tuple[dict[str, list[Grant]], float]:
     """All grants by identity, in the order of Redis; and when the tiers were edited."""
     (folder / "tiers.json").write_text(json.dumps({key: [spec(windows) for windows in pair] for key, pair in tiers.items()}))
+    command = [sys.executable, str(WORKER), valkey.url, scenario, str(folder / "tiers.json")]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 4
     until = time.time() + SECONDS
     edited_at = until - EDITED_SECONDS
-    command = [sys.executable, str(WORKER), valkey.url, scenario, str(folder / "tiers.json"), str(edited_at), str(until)]
-    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for worker in workers:
+        worker.stdin.write(f"{edited_at} {until}\n")
+        worker.stdin.flush()
     if kill_one:
         time.sleep(SECONDS / 2)
         workers[0].send_signal(signal.SIGKILL)

@@ -14,11 +14,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tidegate.contract.tier import Tier
-from tidegate.limits.decision import Amounts
+from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.errors import LimitStoreUnavailableError
-from tidegate.limits.group_commit import Run
 from tidegate.limits.redis import RedisLimiter
-from tidegate.limits.wire import Answer
+from tidegate.limits.wire import Answer, decided_at
 
 COSTS = (1, 1, 1, 2, 5)
 
@@ -26,10 +25,13 @@ COSTS = (1, 1, 1, 2, 5)
 class WritingLimiter(RedisLimiter):
     """Writes a line per run that was granted: instant, identity, requests and their cost; before any caller hears of it."""
 
-    def _settle(self, run: Run[Any], answer: Answer, asked_at: float) -> None:
-        if answer.granted and not run.amounts.is_charge:
-            print(json.dumps([answer.at_microseconds, run.tids[0], answer.granted, run.amounts.cost]), flush=True)
-        super()._settle(run, answer, asked_at)
+    def _land(self, flight: Any, found: Sequence[Decision | Answer]) -> None:
+        at = decided_at(flight.reply.result())
+        for run, answer in zip(flight.runs, found, strict=True):
+            granted = len(run.callers) if isinstance(answer, Decision) else answer.granted
+            if granted and not run.amounts.is_charge:
+                print(json.dumps([at, run.tids[0], granted, run.amounts.cost]), flush=True)
+        super()._land(flight, found)
 
 
 async def pause(scenario: str) -> None:
@@ -61,10 +63,13 @@ async def ask(limiter: RedisLimiter, tiers: Mapping[str, Sequence[Tier]], scenar
         await pause(scenario)
 
 
-async def main(url: str, scenario: str, tiers_file: str, edited_at: str, until: str) -> None:
+async def main(url: str, scenario: str, tiers_file: str) -> None:
     tiers = {key: [Tier.from_spec("t", spec) for spec in pair] for key, pair in json.loads(Path(tiers_file).read_text()).items()}
     async with Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)) as redis:
         limiter = WritingLimiter(redis)
+        await redis.ping()
+        print("ready", flush=True)
+        edited_at, until = sys.stdin.readline().split()
         await asyncio.gather(*(ask(limiter, tiers, scenario, float(edited_at), float(until)) for _ in range(16)))
 
 

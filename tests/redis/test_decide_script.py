@@ -2,8 +2,9 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,13 +13,13 @@ from redis import Redis
 
 from tidegate.contract.tier import Tier, Unit, Window
 from tidegate.limits import vector
-from tidegate.limits.decision import Amounts
+from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.group_commit import GroupCommit, Run
 from tidegate.limits.policy import policy_of
 from tidegate.limits.record import Record, encode
 from tidegate.limits.shape import LOG_FORM, Shape, shapes_of
 from tidegate.limits.vector import Ask, charges_of
-from tidegate.limits.wire import answers, arguments, key_names
+from tidegate.limits.wire import Answer, answers, arguments, decided_at, key_names
 
 KEY = "tg:1:usage:{0}:t"
 SCRIPT = resources.files("tidegate.limits").joinpath("decide.lua").read_text()
@@ -83,12 +84,18 @@ def asks_of(run: Run[object]) -> list[Ask]:
     return [Ask(shape, window.limit, *run.amounts.of(window.unit)) for shape, window in pairs]
 
 
+def read(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
+    """The answers, also of those that are all granted."""
+    for run, answer in zip(batch, answers(batch, reply), strict=True):
+        yield Answer(len(run.callers), lambda answer=answer: answer.windows) if isinstance(answer, Decision) else answer
+
+
 def agree(redis: Redis, run: Run[object]) -> None:
     """Have both decide on what is stored, and compare."""
     before = redis.get(KEY)
     reply = redis.eval(SCRIPT, 1, KEY, *arguments([run]))
-    (answer,) = answers([run], reply)
-    now = int(answer.at_microseconds)
+    (answer,) = read([run], reply)
+    now = int(decided_at(reply))
     count = 0 if run.amounts.is_charge else len(run.callers)
 
     outcome = vector.decide(before, asks_of(run), now, count=count, charges=charges_of(run.amounts))
@@ -143,7 +150,7 @@ def test_a_vector_of_impossible_numbers_is_replaced_and_harms_no_neighbour(valke
             runs = [run_of(windows, Amounts(), 1) for _ in range(2)]
             runs[1].tids = ("neighbour",)
 
-            found = list(answers(runs, redis.eval(SCRIPT, 2, *key_names(runs), *arguments(runs))))
+            found = list(read(runs, redis.eval(SCRIPT, 2, *key_names(runs), *arguments(runs))))
 
             assert [(answer.granted, answer.is_broken) for answer in found] == [(1, False)] * 2
             redis.delete(KEY, "tg:1:usage:{0}:neighbour")
@@ -157,7 +164,7 @@ def test_a_broken_vector_fails_its_own_run_alone(valkey):
     with Redis(port=valkey.port) as redis:
         redis.hset(KEY, "field", "value")
 
-        found = list(answers(runs, redis.eval(SCRIPT, 3, *key_names(runs), *arguments(runs))))
+        found = list(read(runs, redis.eval(SCRIPT, 3, *key_names(runs), *arguments(runs))))
 
     assert [(answer.granted, answer.is_broken) for answer in found] == [(1, False), (0, True), (1, False)]
 
@@ -171,7 +178,7 @@ def test_a_batch_is_as_good_as_one_request_after_another(valkey, windows, amount
         ways = [[singles], [[run] for run in singles], [gathered(windows, amounts)]]
         found = []
         for batches in ways:
-            replies = [list(answers(batch, redis.eval(SCRIPT, len(batch), *[KEY] * len(batch), *arguments(batch)))) for batch in batches]
+            replies = [list(read(batch, redis.eval(SCRIPT, len(batch), *[KEY] * len(batch), *arguments(batch)))) for batch in batches]
             every = [answer for reply in replies for answer in reply]
             # Instants differ, so only what is counted is compared: in all windows of a minute and longer, whose sub-windows stay.
             last = [state.used for state in every[-1].read() if state.window.period_seconds >= 60]

@@ -115,7 +115,7 @@ class RedisLimiter:
             log.exception("a batch ended unexpectedly")
             self._lose(flight, "unexpected error")
 
-    def _land(self, flight: "_Flight", found: Sequence[Answer]) -> None:
+    def _land(self, flight: "_Flight", found: Sequence[Decision | Answer]) -> None:
         for run, answer in zip(flight.runs, found, strict=True):
             self._settle(run, answer, flight.asked_at)
         flight.is_over = True
@@ -145,13 +145,20 @@ class RedisLimiter:
         # Whoever waits would only wait for the same.
         _fail([*flight.runs, *self._commit.drain()], f"the region's Redis did not decide: {reason}")
 
-    def _settle(self, run: Run[Caller], answer: Answer, asked_at: float) -> None:
-        if answer.is_broken:
+    def _settle(self, run: Run[Caller], answer: Decision | Answer, asked_at: float) -> None:
+        if isinstance(answer, Decision):
+            for caller in run.callers:
+                if not caller.done():
+                    caller.set_result(answer)
+        elif answer.is_broken:
             _fail([run], "the key of the usage vector holds something else")
-            return
-        if answer.is_unknown and not self._has_seen_unknown:
-            self._has_seen_unknown = True
-            log.warning("usage vector of unknown form ignored", tier=run.policy.tier.name)
+        else:
+            if answer.is_unknown and not self._has_seen_unknown:
+                self._has_seen_unknown = True
+                log.warning("usage vector of unknown form ignored", tier=run.policy.tier.name)
+            self._divide(run, answer, asked_at)
+
+    def _divide(self, run: Run[Caller], answer: Answer, asked_at: float) -> None:
         left, granted = answer.granted, Decision(True, answer.read)
         refused = granted
         if left < len(run.callers):

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from tidegate.contract import keys
-from tidegate.limits.decision import Windows, WindowState
+from tidegate.limits.decision import Decision, Windows, WindowState
 from tidegate.limits.group_commit import Run
 from tidegate.limits.policy import Policy
 from tidegate.limits.record import STATE
@@ -20,13 +20,12 @@ _UNKNOWN, _PARTIAL, _BROKEN = 1, 4, 8
 
 
 class Answer(NamedTuple):
-    """What the script says of one run.
+    """What the script says of a run, if that is more than that all of it is granted.
 
     Args:
         granted: How many of its requests pass, from the first.
         read: Gives the windows after that.
         waits: If not all pass: seconds until one more such request fits into each window, 0 where it does.
-        at_microseconds: When, by the clock of Redis, since the epoch.
         is_unknown: Bytes of unknown form were found and replaced.
         is_broken: The key holds no string; nothing was decided.
     """
@@ -34,7 +33,6 @@ class Answer(NamedTuple):
     granted: int
     read: Callable[[], Windows] = tuple
     waits: tuple[float, ...] = ()
-    at_microseconds: float = 0.0
     is_unknown: bool = False
     is_broken: bool = False
 
@@ -58,19 +56,25 @@ def arguments(batch: Sequence[Run[Any]]) -> list[bytes]:
     return [*(policy.packed for policy in places), b"".join(runs)]
 
 
-def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
-    """The answers to the runs, in order."""
-    (now,) = _NOW.unpack_from(reply)
+def decided_at(reply: bytes) -> float:
+    """When, by the clock of Redis, in microseconds since the epoch."""
+    return float(_NOW.unpack_from(reply)[0])
+
+
+def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Decision | Answer]:
+    """The answers to the runs, in order; where all of one is granted, the grant itself."""
+    now = decided_at(reply)
     at = _NOW.size
     for run in batch:
         granted, flags = _ANSWER.unpack_from(reply, at)
         at += _ANSWER.size
+        if not flags:
+            yield Decision(True, partial(_states, run.policy, reply, at, now))
+            at += STATE.size * run.policy.size
+            continue
         if run.amounts.response_bytes is not None:
             granted = len(run.callers)  # a charge grants nothing, and nobody who waits for one is refused
-        if not flags:
-            yield Answer(granted, partial(_states, run.policy, reply, at, now), (), now)
-            at += STATE.size * run.policy.size
-        elif flags & _BROKEN:
+        if flags & _BROKEN:
             yield Answer(0, is_broken=True)
         else:
             # A copy: a remembered refusal must not keep the reply of a whole batch.
@@ -78,7 +82,7 @@ def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
             read, at = partial(_readings, run.policy, reply[at:end]), end
             waits = _waits(run.policy, reply, at) if flags & _PARTIAL else ()
             at += _WAIT_BYTES * len(waits)
-            yield Answer(granted, read, waits, now, bool(flags & _UNKNOWN))
+            yield Answer(granted, read, waits, bool(flags & _UNKNOWN))
 
 
 def _states(policy: Policy, reply: bytes, at: int, now: float) -> Windows:
