@@ -30,7 +30,7 @@ from tests.kube.tools import ToolBuildFailed, ToolUnavailable
 WARM_UP = 2_048
 LONGEST_SECONDS = 0.8
 """Of a run: whoever is slower decides less often."""
-COLUMNS = "{:36} {:>5} {:>24} {:>24} {:>24} {:>9} {:>5}"
+COLUMNS = "{:38} {:>5} {:>24} {:>24} {:>24} {:>9} {:>5}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.peers import builds
 from bench.scenarios import Scenario
 
 
@@ -28,6 +29,10 @@ def python(module: str, *arguments: str) -> Callable[[], list[str]]:
     return lambda: [sys.executable, "-m", f"bench.peers.python.{module}", *arguments]
 
 
+def flexible(pipelining: str) -> Callable[[], list[str]]:
+    return lambda: ["node", str(builds.node() / "flexible.js"), pipelining]
+
+
 def once(_scenario: Scenario) -> int:
     return 1
 
@@ -46,6 +51,8 @@ PEERS = (
     Peer("limits", python("limits_sliding"), per_counter),
     Peer("throttled-py", python("throttled_gcra"), per_counter),
     Peer("pyrate-limiter", python("pyrate_gcra"), per_unit),
+    Peer("rate-limiter-flexible", flexible("true"), per_counter),
+    Peer("rate-limiter-flexible, each call apart", flexible("false"), per_counter),
     Peer("floor: empty EVALSHA", python("floor", "evalsha"), once, ("S1", "S6")),
     Peer("floor: INCR", python("floor", "incr"), once, ("S1", "S4", "S6")),
     Peer("floor: BITFIELD", python("floor", "bitfield"), once, ("S1", "S2", "S3", "S6")),

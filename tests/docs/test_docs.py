@@ -93,3 +93,6 @@ def test_lock_files_hold_hashes_and_no_address() -> None:
         text = lock.read_text()
         assert "://" not in text, lock.name
         assert "--hash=sha256:" in text, lock.name
+    npm = (ROOT / "bench/peers/node/package-lock.json").read_text()
+    assert '"resolved"' not in npm
+    assert '"integrity": "sha512-' in npm
