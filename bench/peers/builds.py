@@ -1,13 +1,14 @@
 """Contenders that are not in Python, made ready once per state of their sources; kept where the tests keep their tools."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.kube.tools import ToolBuildFailed, ToolUnavailable, cache_folder, locked
+from tests.kube.tools import ToolBuildFailed, ToolUnavailable, cache_folder, find_go, locked
 
 HERE = Path(__file__).parent
 BUILD_TIMEOUT_SECONDS = 600
@@ -23,6 +24,18 @@ def node() -> Path:
     if not shutil.which("node") or not shutil.which("npm"):
         raise ToolUnavailable("Node and npm are not on PATH")
     return _ready("node", lambda folder: _run(["npm", "ci", "--ignore-scripts"], folder))
+
+
+def go() -> Path:
+    """The program of `go/`.
+
+    Raises:
+        ToolUnavailable: There is no Go that is new enough.
+        ToolBuildFailed: The compiler ended with an error.
+    """
+    compiler = find_go()
+    environment = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly", "CGO_ENABLED": "0"}
+    return _ready("go", lambda folder: _run([compiler, "build", "-trimpath", "-o", "contender", "."], folder, environment)) / "contender"
 
 
 def _ready(language: str, make: Callable[[Path], None]) -> Path:

@@ -33,6 +33,10 @@ def flexible(pipelining: str) -> Callable[[], list[str]]:
     return lambda: ["node", str(builds.node() / "flexible.js"), pipelining]
 
 
+def go(kind: str) -> Callable[[], list[str]]:
+    return lambda: [str(builds.go()), kind]
+
+
 def once(_scenario: Scenario) -> int:
     return 1
 
@@ -53,6 +57,10 @@ PEERS = (
     Peer("pyrate-limiter", python("pyrate_gcra"), per_unit),
     Peer("rate-limiter-flexible", flexible("true"), per_counter),
     Peer("rate-limiter-flexible, each call apart", flexible("false"), per_counter),
+    Peer("redis_rate", go("redis_rate"), per_counter),
+    Peer("rueidis", go("rueidis:0"), per_counter),
+    # What its documentation advises for less CPU and more latency: a pause of 20 microseconds after each flush.
+    Peer("rueidis, flush delay", go("rueidis:20"), per_counter),
     Peer("floor: empty EVALSHA", python("floor", "evalsha"), once, ("S1", "S6")),
     Peer("floor: INCR", python("floor", "incr"), once, ("S1", "S4", "S6")),
     Peer("floor: BITFIELD", python("floor", "bitfield"), once, ("S1", "S2", "S3", "S6")),
