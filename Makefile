@@ -69,6 +69,9 @@ chart: .venv/.go ## Package the chart into dist/
 bench-servers: .venv/.dev ## One worker with and without the limiter, on each server (needs wrk)
 	$(BIN)/python -m bench.servers
 
+bench-http: .venv/.bench ## What a limit costs a request over HTTP, step by step and beside others (needs wrk)
+	$(BIN)/python -m bench.http $(ARGS)
+
 bench-script: .venv/.dev ## CPU of Redis per decision, beside a native floor
 	$(BIN)/python -m bench.script
 
@@ -85,4 +88,4 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-exact test-local test-kube check chart bench-servers bench-script bench-limits lock clean
+.PHONY: help run demo test test-exact test-local test-kube check chart bench-servers bench-script bench-limits bench-http lock clean
