@@ -4,7 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,14 @@ def tids_of(*key_files: Path, tenant: str = "acme", client: str = "demo", held: 
     return Pseudonyms(*map(read_secret, key_files)).tids(principal.partition(held.partition_by))
 
 
-async def charge(redis: Redis, tids: tuple[str, ...], times: int, held: Tier = PRO) -> None:
-    limiter = RedisLimiter(redis)
+@pytest.fixture
+async def limiter(redis: Redis) -> AsyncIterator[RedisLimiter]:
+    made = RedisLimiter(redis, deadline_seconds=10)
+    yield made
+    await made.aclose()
+
+
+async def charge(limiter: RedisLimiter, tids: tuple[str, ...], times: int, held: Tier = PRO) -> None:
     await asyncio.gather(*(limiter.decide(tids, held, Amounts()) for _ in range(times)))
 
 
@@ -85,8 +91,10 @@ def rows(result: Result) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.startswith("  ")}
 
 
-async def test_every_window_is_shown_and_nothing_is_charged_or_written(region: Redis, key_file: Path, command: Command) -> None:
-    await charge(region, tids_of(key_file), 10)
+async def test_every_window_is_shown_and_nothing_is_charged_or_written(
+    region: Redis, limiter: RedisLimiter, key_file: Path, command: Command
+) -> None:
+    await charge(limiter, tids_of(key_file), 10)
     before = await contents(region)
 
     results = [command(*ACME, "--tier", "pro") for _ in range(2)]
@@ -102,9 +110,9 @@ async def test_every_window_is_shown_and_nothing_is_charged_or_written(region: R
     assert await contents(region) == before
 
 
-async def test_a_tier_that_counts_by_tenant_needs_no_client(region: Redis, key_file: Path, command: Command) -> None:
+async def test_a_tier_that_counts_by_tenant_needs_no_client(region: Redis, limiter: RedisLimiter, key_file: Path, command: Command) -> None:
     held = tier("free", partition_by="Tenant", day=(5, "24h"))
-    await charge(region, tids_of(key_file, held=held), 2, held)
+    await charge(limiter, tids_of(key_file, held=held), 2, held)
 
     result = command("--tenant", "acme", "--tier", "free")
 
@@ -114,13 +122,13 @@ async def test_a_tier_that_counts_by_tenant_needs_no_client(region: Redis, key_f
 
 @pytest.mark.parametrize("counted_under", [0, 1])
 async def test_usage_under_either_key_is_found_and_forgotten(
-    region: Redis, key_file: Path, command: Command, tmp_path: Path, counted_under: int
+    region: Redis, limiter: RedisLimiter, key_file: Path, command: Command, tmp_path: Path, counted_under: int
 ) -> None:
     """VEC-3: while a key is replaced, a vector may still be under the other name; and it stays there."""
     other = tmp_path / "identity.other.key"
     other.write_text("o" * 40)
     tids = tids_of(key_file, other)
-    await charge(region, (tids[counted_under],), 4)
+    await charge(limiter, (tids[counted_under],), 4)
     before = await contents(region)
 
     shown = command(*ACME, "--tier", "pro", TIDEGATE_OTHER_IDENTITY_KEY_FILE=str(other))
@@ -132,10 +140,10 @@ async def test_usage_under_either_key_is_found_and_forgotten(
 
 
 async def test_a_reset_lets_the_customer_in_again_within_a_second(
-    region: Redis, key_file: Path, command: Command, eventually: Callable[..., Any]
+    region: Redis, limiter: RedisLimiter, key_file: Path, command: Command, eventually: Callable[..., Any]
 ) -> None:
-    limiter, tids, stranger = RedisLimiter(region), tids_of(key_file), tids_of(key_file, client="other")
-    await charge(region, stranger, 1)
+    tids, stranger = tids_of(key_file), tids_of(key_file, client="other")
+    await charge(limiter, stranger, 1)
     await asyncio.gather(*(limiter.decide(tids, PRO, Amounts()) for _ in range(11)))
 
     result = command(*ACME, "--tier", "pro", "--reset", typed="demo\n")
@@ -152,9 +160,9 @@ async def test_a_reset_lets_the_customer_in_again_within_a_second(
 
 @pytest.mark.parametrize(("typed", "status"), [("acme\n", 2), ("\n", 2), ("", 1)])
 async def test_without_the_typed_name_nothing_is_forgotten(
-    region: Redis, key_file: Path, command: Command, typed: str, status: int
+    region: Redis, limiter: RedisLimiter, key_file: Path, command: Command, typed: str, status: int
 ) -> None:
-    await charge(region, tids_of(key_file), 3)
+    await charge(limiter, tids_of(key_file), 3)
     before = await contents(region)
 
     result = command(*ACME, "--tier", "pro", "--reset", typed=typed)
@@ -163,9 +171,9 @@ async def test_without_the_typed_name_nothing_is_forgotten(
     assert await contents(region) == before
 
 
-async def test_a_manifest_is_tried_without_a_trace(region: Redis, key_file: Path, command: Command) -> None:
+async def test_a_manifest_is_tried_without_a_trace(region: Redis, limiter: RedisLimiter, key_file: Path, command: Command) -> None:
     """The script would give the vector the windows of that tier, and they would count from then on."""
-    await charge(region, tids_of(key_file), 4)
+    await charge(limiter, tids_of(key_file), 4)
     before = await contents(region)
 
     used, unused = (command(*identity, "--simulate", "-", typed=MANIFEST) for identity in (ACME, ("--tenant", "x", "--client", "y")))
@@ -177,10 +185,10 @@ async def test_a_manifest_is_tried_without_a_trace(region: Redis, key_file: Path
 
 
 async def test_all_identities_are_counted_in_batches(
-    region: Redis, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    region: Redis, limiter: RedisLimiter, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspection, "BATCH_KEYS", 10)
-    limiter, held = RedisLimiter(region), tier(hour=(1_000, "1h"))
+    held = tier(hour=(1_000, "1h"))
     for number in range(200):
         for _ in range(3 if number < 40 else 1):
             await limiter.decide((f"t{number}",), held, Amounts())
@@ -202,20 +210,21 @@ async def test_all_identities_are_counted_in_batches(
 
 
 async def test_a_key_that_a_scan_names_twice_is_counted_once(
-    region: Redis, command: Command, key_file: Path, monkeypatch: pytest.MonkeyPatch
+    region: Redis, limiter: RedisLimiter, command: Command, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis does so while its table is resized."""
-    await charge(region, tids_of(key_file), 1)
+    await charge(limiter, tids_of(key_file), 1)
     names = await region.keys(keys.USAGES)
     monkeypatch.setattr(inspection.RegionUsage, "_batches", lambda _: iter([names, names]))
 
     assert "of 1 identities" in command("--simulate", "-", "--all", typed=MANIFEST).stdout
 
 
-async def test_a_count_of_too_many_says_that_it_ended(region: Redis, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_count_of_too_many_says_that_it_ended(
+    region: Redis, limiter: RedisLimiter, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inspection, "BATCH_KEYS", 10)
     monkeypatch.setattr(inspection, "MOST_IDENTITIES", 20)
-    limiter = RedisLimiter(region)
     await asyncio.gather(*(limiter.decide((f"t{number}",), PRO, Amounts()) for number in range(100)))
 
     result = command("--simulate", "-", "--all", typed=MANIFEST)
@@ -281,8 +290,8 @@ def test_an_unreachable_redis_is_status_1_and_no_traceback(command: Command, por
     assert result.stderr == "tidegate: the Redis of dublin does not answer as it must: ConnectionError\n"
 
 
-async def test_no_output_holds_a_pseudonym_or_a_key(region: Redis, key_file: Path, command: Command) -> None:
-    await charge(region, tids_of(key_file), 1)
+async def test_no_output_holds_a_pseudonym_or_a_key(region: Redis, limiter: RedisLimiter, key_file: Path, command: Command) -> None:
+    await charge(limiter, tids_of(key_file), 1)
 
     output = command(*ACME, "--tier", "pro", "--reset", "--yes").output
 
