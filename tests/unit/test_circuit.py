@@ -3,26 +3,39 @@
 from tidegate.limits.circuit import RETRY_SECONDS, Circuit
 
 
-def test_all_ask_until_it_opens():
-    circuit = Circuit()
+class Clock:
+    def __init__(self) -> None:
+        self.now = 10.0
 
-    assert all(circuit.allows(float(now)) for now in range(5))
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_all_ask_until_it_opens():
+    clock = Clock()
+    circuit = Circuit(clock)
+
+    for clock.now in (10.0, 11.0, 100.0):
+        assert circuit.allows()
 
 
 def test_while_open_one_asks_after_each_pause():
-    circuit = Circuit()
-    circuit.open(10.0)
+    clock = Clock()
+    circuit = Circuit(clock)
+    circuit.open()
 
-    answers = [circuit.allows(10.0 + RETRY_SECONDS * quarters / 4) for quarters in range(13) for _ in range(2)]
+    asked = []
+    for quarter in range(13):
+        clock.now = 10.0 + RETRY_SECONDS * quarter / 4
+        asked += [quarter for _ in range(2) if circuit.allows()]
 
-    asked = [number // 2 for number, is_allowed in enumerate(answers) if is_allowed]
     assert asked == [4, 8, 12]
 
 
 def test_all_ask_once_it_is_closed():
-    circuit = Circuit()
-    circuit.open(10.0)
+    circuit = Circuit(Clock())
+    circuit.open()
     circuit.close()
 
-    assert circuit.allows(10.0)
-    assert circuit.allows(10.0)
+    assert circuit.allows()
+    assert circuit.allows()

@@ -4,6 +4,8 @@ Exact: refusals are not charged, and whatever others charge only makes room late
 that came with its refusal. The instant is counted from before the question was sent: this clock and that of Redis need not agree.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate.limits.decision import Amounts, Decision, Windows
@@ -25,9 +27,10 @@ class _Denial:
 
 
 class DenialMemory:
-    """The last refusal of each identity; times are monotonic seconds."""
+    """The last refusal of each identity; `clock` gives monotonic seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._denials: dict[str, _Denial] = {}
 
     def remember(self, key: str, policy: Policy, amounts: Amounts, decision: Decision, *, asked_at: float) -> None:
@@ -37,11 +40,12 @@ class DenialMemory:
         until = asked_at + min(decision.retry_after_seconds, LONGEST_SECONDS)
         self._denials[key] = _Denial(policy, amounts, decision, asked_at, until)
 
-    def recall(self, key: str, policy: Policy, amounts: Amounts, now: float) -> Decision | None:
+    def recall(self, key: str, policy: Policy, amounts: Amounts) -> Decision | None:
         """The refusal that Redis would give now, or None if it might grant. A changed tier has another policy, and is asked about."""
         denial = self._denials.get(key)
         if denial is None:
             return None
+        now = self._clock()
         if now >= denial.until:
             del self._denials[key]
             return None

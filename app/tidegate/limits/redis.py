@@ -47,25 +47,26 @@ class RedisLimiter:
         self._denials = DenialMemory()
         self._circuit = Circuit()
         self._is_flush_due = False
+        self._turn_began = 0.0
         self._flights: set[_Flight] = set()
         self._measures = measures or Measures()
         self._has_seen_unknown = False
 
     async def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Decision:
         """Charge `amounts` to every window of `tier` if all have room, else to none."""
-        policy, now = policy_of(tier), time.monotonic()
-        if remembered := self._denials.recall(tids[0], policy, amounts, now):
+        policy = policy_of(tier)
+        if remembered := self._denials.recall(tids[0], policy, amounts):
             self._measures.remembered_refusals += 1
             return remembered
-        return await self._submit(tids, policy, amounts, now)
+        return await self._submit(tids, policy, amounts)
 
     async def charge(self, tids: Tids, tier: Tier, *, response_bytes: int) -> Decision:
         """Charge a response that was already granted; the windows may pass their limits, and the next request pays."""
-        return await self._submit(tids, policy_of(tier), Amounts(response_bytes=response_bytes), time.monotonic())
+        return await self._submit(tids, policy_of(tier), Amounts(response_bytes=response_bytes))
 
     async def peek(self, tids: Tids, tier: Tier) -> Decision:
         """The state of every window, without a charge."""
-        return await self._submit(tids, policy_of(tier), LOOK, time.monotonic())
+        return await self._submit(tids, policy_of(tier), LOOK)
 
     async def aclose(self) -> None:
         """Fail whoever waits, and end what is under way; the client stays open."""
@@ -74,15 +75,15 @@ class RedisLimiter:
             flight.reply.cancel()
         await self._channel.aclose()
 
-    def _submit(self, tids: Tids, policy: Policy, amounts: Amounts, now: float) -> Caller:
-        if not self._circuit.allows(now):
+    def _submit(self, tids: Tids, policy: Policy, amounts: Amounts) -> Caller:
+        if not self._circuit.allows():
             raise LimitStoreUnavailableError("the region's Redis is lost")
         loop = asyncio.get_running_loop()
-        caller: Caller = loop.create_future()
-        self._commit.add(tids, policy, amounts, caller, now=now)
         if not self._is_flush_due:
-            self._is_flush_due = True
+            self._is_flush_due, self._turn_began = True, time.monotonic()
             loop.call_soon(self._flush)
+        caller: Caller = loop.create_future()
+        self._commit.add(tids, policy, amounts, caller, now=self._turn_began)
         return caller
 
     def _flush(self) -> None:
@@ -122,7 +123,7 @@ class RedisLimiter:
         self._commit.land()
         self._circuit.close()
         self._measures.round_trip_seconds.observe(time.monotonic() - flight.asked_at)
-        self._measures.batch_decisions.observe(sum(len(run.callers) for run in flight.runs))
+        self._measures.batch_decisions.observe(sum([len(run.callers) for run in flight.runs]))
         # A refusal charges nothing, so it does not show that a full or read-only Redis takes writes again.
         if self._measures.is_store_lost and any(
             answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)
@@ -137,8 +138,8 @@ class RedisLimiter:
             return
         flight.is_over = True
         self._commit.land()
-        self._measures.lost_at = now = time.monotonic()
-        self._circuit.open(now)
+        self._measures.lost_at = time.monotonic()
+        self._circuit.open()
         if not self._measures.is_store_lost:
             self._measures.is_store_lost = True
             log.warning("limits are not decided", reason=reason)

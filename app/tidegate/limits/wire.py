@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from tidegate.contract import keys
-from tidegate.limits.decision import Decision, Windows, WindowState
+from tidegate.limits.decision import Amounts, Decision, Windows, WindowState
 from tidegate.limits.group_commit import Run
 from tidegate.limits.policy import Policy
 from tidegate.limits.record import STATE
@@ -45,15 +45,21 @@ def key_names(batch: Sequence[Run[Any]]) -> list[str]:
 def arguments(batch: Sequence[Run[Any]]) -> list[bytes]:
     """The script's arguments: each policy once, then the runs."""
     places: dict[Policy, int] = {}
+    packed: dict[tuple[Policy, Amounts, int], bytes] = {}
     runs: list[bytes] = []
     for run in batch:
-        place = places.get(run.policy) or places.setdefault(run.policy, len(places) + 1)
-        cost, request_bytes, response_bytes = run.amounts
-        if response_bytes is None:
-            runs.append(_RUN.pack(place, len(run.callers), cost, request_bytes, 0))
-        else:
-            runs.append(_RUN.pack(place, 0, 0, 0, response_bytes))
+        # Most runs of a batch are alike: one request of one tier, at the usual cost.
+        alike = run.policy, run.amounts, len(run.callers)
+        runs.append(packed.get(alike) or packed.setdefault(alike, _pack(*alike, places)))
     return [*(policy.packed for policy in places), b"".join(runs)]
+
+
+def _pack(policy: Policy, amounts: Amounts, requests: int, places: dict[Policy, int]) -> bytes:
+    place = places.setdefault(policy, len(places) + 1)
+    cost, request_bytes, response_bytes = amounts
+    if response_bytes is not None:
+        return _RUN.pack(place, 0, 0, 0, response_bytes)
+    return _RUN.pack(place, requests, cost, request_bytes, 0)
 
 
 def decided_at(reply: bytes) -> float:
