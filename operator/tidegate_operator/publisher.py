@@ -1,7 +1,7 @@
 """One region's Redis as the operator uses it: read, publish, retire, listen to workers; called by the reconciler and the region watch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from typing import Any, Self
@@ -19,6 +19,8 @@ from tidegate_operator.errors import RegionUnreachableError
 from tidegate_operator.observation import Observation, RegionView, region_view, stored_tier
 
 _KEYS = (keys.TIERS, keys.REVISION)
+_ALL = "return redis.call('HGETALL', KEYS[1])"
+"""A script like all else, so that one way leads to the primary that holds the keys."""
 
 
 def _script(name: str) -> str:
@@ -41,6 +43,8 @@ class Publisher:
         self._redis = redis
         self._publish = redis.register_script(_script("publish.lua"))
         self._retire = redis.register_script(_script("retire.lua"))
+        self._read = redis.register_script(_script("read.lua"))
+        self._all = redis.register_script(_ALL)
 
     @classmethod
     def connect(cls, region: str, url: str, *, timeout_seconds: float) -> Self:
@@ -62,27 +66,20 @@ class Publisher:
     async def read(self, name: str | None) -> Observation:
         """The region and its copy of tier `name`, all of one moment; a copy that cannot be read counts as absent."""
         with self._translated():
-            async with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.get(keys.REVISION)
-                pipeline.hgetall(keys.WORKERS)
-                pipeline.time()
-                if name is not None:
-                    pipeline.hget(keys.TIERS, _field(name))
-                revision, workers, (seconds, microseconds), *stored = await pipeline.execute()
-        now_milliseconds = seconds * 1000 + microseconds // 1000
-        view = region_view(_number(revision), _heartbeats(workers), now_milliseconds=now_milliseconds)
+            reply = await self._read(keys=(*_KEYS, keys.WORKERS), args=[_field(name or "")])
+        revision, workers, seconds, microseconds, stored = reply
+        now_milliseconds = int(seconds) * 1000 + int(microseconds) // 1000
+        view = region_view(_number(revision), _heartbeats(workers[1::2]), now_milliseconds=now_milliseconds)
         # Without a revision no worker loads the tiers, so what is stored counts as not published.
-        copy = stored_tier(name, stored[0]) if name and stored[0] and view.revision is not None else None
+        copy = stored_tier(name, stored) if name and stored and view.revision is not None else None
         return Observation(self.region, view, copy)
 
     async def uids(self) -> dict[str, str]:
         """Names of all tiers that the region holds, with their uids; a uid that cannot be read is empty."""
         with self._translated():
-            stored = await _awaited(self._redis.hgetall(keys.TIERS))
-        return {
-            name: stored_tier(name, text).uid
-            for name, text in ((field.decode(errors="surrogateescape"), text) for field, text in stored.items())
-        }
+            stored = await self._all(keys=[keys.TIERS])
+        names = (field.decode(errors="surrogateescape") for field in stored[::2])
+        return {name: stored_tier(name, text).uid for name, text in zip(names, stored[1::2], strict=True)}
 
     async def publish(self, document: TierDocument) -> str:
         """Publish: "published", "equal" (it was there, nothing changed) or "refused" (a newer generation of the same uid is there)."""
@@ -152,11 +149,6 @@ def _raise_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-async def _awaited(reply: Awaitable[Any] | Any) -> Any:
-    # redis-py types the replies of both its clients as one union.
-    return await reply
-
-
 def _field(name: str) -> bytes:
     # A name that is not UTF-8 cannot be ours, and must be removable all the same.
     return name.encode(errors="surrogateescape")
@@ -167,8 +159,8 @@ def _number(text: bytes | None) -> int | None:
     return int(text) if text and text.isdigit() else None
 
 
-def _heartbeats(workers: Mapping[bytes, bytes]) -> Iterator[Heartbeat]:
-    for text in workers.values():
+def _heartbeats(texts: Sequence[bytes]) -> Iterator[Heartbeat]:
+    for text in texts:
         try:
             yield decode_heartbeat(text)
         except InvalidDocumentError:

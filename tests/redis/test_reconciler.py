@@ -271,7 +271,7 @@ async def test_every_tier_says_that_workers_do_not_decide_though_their_redis_ans
             return {objects.degraded(name)[0] for name in ("free", "pro")} == {expected}
 
         async with dublin.client() as administrator:
-            await administrator.execute_command("ACL", "SETUSER", "default", "resetkeys", "~tg:1:tiers", "~tg:1:revision", "~tg:1:workers")
+            await administrator.execute_command("ACL", "SETUSER", "default", "resetkeys", "~tg:1:{tiers}*")
             await eventually(lambda: is_degraded("LimitsNotDecided"), 3)
             told = objects.degraded()[1]
             await administrator.execute_command("ACL", "SETUSER", "default", "allkeys")

@@ -18,7 +18,9 @@ SILENT_MILLISECONDS = 10_000
 CALL_SECONDS = 2.0
 """Longest time for any one call, whatever the client's own timeouts are."""
 
-_HEARTBEAT = Path(__file__).with_name("heartbeat.lua").read_text()
+
+def _script(name: str) -> str:
+    return Path(__file__).with_name(name).read_text()
 
 
 class RegionUnreachableError(TidegateError):
@@ -54,7 +56,9 @@ class RegionalTiers:
     def __init__(self, redis: Redis, *, worker_id: str) -> None:
         self._redis = redis
         self._worker_id = worker_id
-        self._heartbeat = redis.register_script(_HEARTBEAT)
+        self._heartbeat = redis.register_script(_script("heartbeat.lua"))
+        self._read = redis.register_script(_script("read.lua"))
+        self._withdraw = redis.register_script(_script("withdraw.lua"))
 
     def channel(self) -> PubSub:
         """A subscription yet to be opened with `subscribe`; close it by leaving its context."""
@@ -74,13 +78,12 @@ class RegionalTiers:
 
     async def read(self) -> Published | None:
         """The tiers and their revision, of one instant; None while the region has no revision, as after a flush."""
-        async with _call(), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.get(keys.REVISION)
-            pipeline.hgetall(keys.TIERS)
-            revision, texts = await pipeline.execute()
+        async with _call():
+            revision, texts = await self._read(keys=[keys.TIERS, keys.REVISION])
             if revision is None:
                 return None
-            return Published(int(revision), {name.decode(errors="replace"): text for name, text in texts.items()})
+            names = (name.decode(errors="replace") for name in texts[::2])
+            return Published(int(revision), dict(zip(names, texts[1::2], strict=True)))
 
     async def report(self, revision: int, *, ready: bool, deciding: bool) -> Region:
         """Say what this worker enforces, and hear how the region is."""
@@ -92,10 +95,8 @@ class RegionalTiers:
 
     async def withdraw(self) -> None:
         """Leave the roster and say so."""
-        async with _call(), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hdel(keys.WORKERS, self._worker_id)
-            pipeline.publish(keys.WORKERS_CHANNEL, self._worker_id)
-            await pipeline.execute()
+        async with _call():
+            await self._withdraw(keys=[keys.WORKERS], args=[self._worker_id, keys.WORKERS_CHANNEL])
 
 
 @asynccontextmanager
