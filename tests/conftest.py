@@ -1,4 +1,6 @@
-"""Real Valkey servers: `valkey` (one a session), `redis` (a client on its flushed database), `valkeys` (more, one test long)."""
+"""Real Valkey servers: `valkey` (one a session), `redis` (a client on its flushed database), `valkeys` (more, one test long).
+
+And `cluster` (one a session) and `clusters` (more), of three primaries."""
 
 import asyncio
 import os
@@ -9,6 +11,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -17,6 +20,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from tests.topologies import ValkeyCluster
 
 STARTUP_SECONDS = 10.0
 
@@ -42,7 +48,7 @@ def free_port() -> int:
 
 
 class Valkey:
-    """A Valkey process on a loopback port of its own; `arguments` are added to its command line."""
+    """A Valkey process on a loopback port of its own; `arguments` are added to its command line, a file of settings first."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.port = free_port()
@@ -52,8 +58,10 @@ class Valkey:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [valkey_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
-        self._process = subprocess.Popen([*command, *self._arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        files = [argument for argument in self._arguments[:1] if not argument.startswith("-")]
+        command = [valkey_binary(), *files, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
+        command += self._arguments[len(files) :]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + STARTUP_SECONDS
         while not self._answers():
             assert time.monotonic() < deadline, f"Valkey on port {self.port} did not start"
@@ -127,6 +135,42 @@ def valkeys(tmp_path: Path) -> Iterator[Callable[..., Valkey]]:
     yield make
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["ValkeyCluster"]:
+    from tests.topologies import ValkeyCluster
+
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+@pytest.fixture
+def cluster(shared_cluster: "ValkeyCluster") -> "ValkeyCluster":
+    """Three running primaries, empty; do not stop them."""
+    shared_cluster.flush()
+    return shared_cluster
+
+
+@pytest.fixture
+def clusters(tmp_path: Path) -> Iterator[Callable[..., "ValkeyCluster"]]:
+    """Makes running clusters whose nodes the test may kill and freeze."""
+    from tests.topologies import ValkeyCluster
+
+    made: list[ValkeyCluster] = []
+
+    def make(*, replicas: int = 0) -> ValkeyCluster:
+        made.append(ValkeyCluster(tmp_path / f"cluster-{len(made)}", replicas=replicas))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.kill()
 
 
 @pytest.fixture

@@ -10,12 +10,10 @@ from typing import Any, NoReturn
 
 import falcon.asgi
 from falcon.asgi import Request, Response
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from tidegate import problems
 from tidegate.body import BodyMiddleware, whole_or_error
+from tidegate.connections.connect import RegionalRedis, connect, connect_region
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
 from tidegate.identity.key_set import KeySet
 from tidegate.identity.middleware import IdentityMiddleware
@@ -37,9 +35,6 @@ from tidegate.store.health import StoreHealth
 from tidegate.store.redis import RedisStore
 from tidegate.telemetry import TelemetryMiddleware, draining
 from tidegate.tiers.source import TierSource
-
-MOST_CONNECTIONS = 64
-"""To each Redis, a worker; more calls at a time wait for one, up to the timeout."""
 
 
 class App(falcon.asgi.App[Request, Response]):
@@ -69,7 +64,7 @@ class Adapters:
     limiter: RedisLimiter
     store: RedisStore
     store_health: StoreHealth
-    regional: Redis
+    regional: RegionalRedis
     metrics: PlatformMetrics
 
     async def process_startup(self, scope: object, event: object) -> None:
@@ -140,10 +135,10 @@ def _add_routes(app: App, adapters: Adapters, keys: KeySet) -> None:
 
 
 def _open_adapters(settings: Settings) -> Adapters:
-    regional = _redis(settings.redis_url, settings.redis_timeout_seconds)
+    regional = connect_region(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     measures = Measures()
     limiter = RedisLimiter(regional, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
-    store = RedisStore(_redis(settings.store_url, settings.store_timeout_seconds))
+    store = RedisStore(connect(settings.store_url, timeout_seconds=settings.store_timeout_seconds))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -155,16 +150,3 @@ def _open_adapters(settings: Settings) -> Adapters:
         decides=lambda: measures.decides(time.monotonic()),
     )
     return Adapters(tiers, measures, limiter, store, StoreHealth(store), regional, PlatformMetrics(measures, tiers))
-
-
-def _redis(url: str, timeout_seconds: float) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MOST_CONNECTIONS,
-        timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        # No automatic retries: a script that is sent again charges twice (W11).
-        retry=Retry(NoBackoff(), 0),
-    )
-    return Redis.from_pool(pool)

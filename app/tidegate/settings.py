@@ -1,15 +1,12 @@
 """Every setting of an API worker, read once at start from `TIDEGATE_*` variables; called by `application.py` and `asgi.py` alone."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 import msgspec
-from redis.asyncio import ConnectionPool
-from redis.exceptions import RedisError
 
+from tidegate.connections.url import RedisUrl, RegionUrl
 from tidegate.contract.errors import TidegateError
 
 PREFIX = "TIDEGATE_"
@@ -23,37 +20,13 @@ class SettingsError(TidegateError):
     """A variable is missing or its value is not allowed; the text names it."""
 
 
-class RedisUrl(str):
-    """A URL of which redis-py can make a connection.
-
-    Raises:
-        ValueError: It cannot, or would take another server or database than the one meant. No part of it is quoted: it may hold a password.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, text: str) -> Self:
-        """Check `text`."""
-        try:
-            url = urlsplit(text)
-            is_sound = not url.hostname and url.path if url.scheme == "unix" else url.hostname and re.fullmatch("(/[0-9]*)?", url.path)
-            # redis-py itself would meet a wrong option at the first call.
-            pool = ConnectionPool.from_url(text)
-            pool.connection_class(**pool.connection_kwargs)
-        except (ValueError, TypeError, RedisError):
-            is_sound = None
-        if not is_sound:
-            raise ValueError("Expected redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE or unix:///PATH, its parts percent-encoded")
-        return super().__new__(cls, text)
-
-
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's settings. A field `region` is read from `TIDEGATE_REGION`; one without default must be set.
 
     Args:
         region: Name of the region that this worker serves in; reported in logs and in the `Tidegate-Region` field.
-        redis_url: The region's Redis (`redis://`, `rediss://` or `unix://`): tiers, usage vectors, heartbeats.
-        store_url: The consistent store that all regions share: results of mutations, credits, records.
+        redis_url: The region's Redis, one server, behind Sentinels or a Cluster (docs/redis.md): tiers, usage vectors, heartbeats.
+        store_url: The consistent store that all regions share, one server: results of mutations, credits, records.
         token_issuer: The only accepted `iss` of access tokens.
         token_audience: The only accepted `aud` of access tokens.
         token_keys_file: JWKS of the issuer; read again when it changes.
@@ -72,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     region: NotEmpty
-    redis_url: RedisUrl
+    redis_url: RegionUrl
     store_url: RedisUrl
     token_issuer: NotEmpty
     token_audience: NotEmpty

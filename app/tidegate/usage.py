@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import click
 
+from tidegate.connections.url import RedisUrl
 from tidegate.contract.errors import InvalidTierError, TidegateError
 from tidegate.contract.tier import PartitionBy, Tier
 from tidegate.identity.principal import Principal
@@ -19,7 +20,7 @@ from tidegate.limits.denial_memory import LONGEST_SECONDS
 from tidegate.limits.inspection import Peeked, RegionUsage, Sweep
 from tidegate.local.keys import ISSUER
 from tidegate.local.layout import Layout, redis_url
-from tidegate.settings import RedisUrl, SettingsError, read_secret
+from tidegate.settings import SettingsError, read_secret
 
 PATH = click.Path(path_type=Path)
 KEY_FILE, URL, ISSUER_NAME = "--identity-key-file", "--redis-url", "--issuer"

@@ -6,12 +6,11 @@ from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from typing import Any, Self
 
-from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from tidegate.connections.connect import RegionalRedis, connect_region
+from tidegate.connections.url import RegionUrl
 from tidegate.contract import keys
 from tidegate.contract.codec import Heartbeat, TierDocument, decode_heartbeat, encode_tier
 from tidegate.contract.errors import InvalidDocumentError
@@ -38,7 +37,7 @@ class Publisher:
     last_revision: int | None = None
     """The region's revision as far as the region watch and our own writes account for it; another one is somebody else's doing."""
 
-    def __init__(self, region: str, redis: Redis) -> None:
+    def __init__(self, region: str, redis: RegionalRedis) -> None:
         self.region = region
         self._redis = redis
         self._publish = redis.register_script(_script("publish.lua"))
@@ -51,13 +50,9 @@ class Publisher:
         """A publisher for the Redis at `url`; nothing is sent before the first call.
 
         Raises:
-            Exception: Of any class: the client cannot make a connection of this URL; the text may quote the password.
+            ValueError: It is no URL of a Redis; no part of it is quoted.
         """
-        retry = Retry(NoBackoff(), 0)
-        redis = Redis.from_url(url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds, retry=retry)
-        # Most options of the URL are looked at only now.
-        redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        return cls(region, redis)
+        return cls(region, connect_region(RegionUrl(url), timeout_seconds=timeout_seconds))
 
     async def view(self) -> RegionView:
         """The region's revision and its workers."""

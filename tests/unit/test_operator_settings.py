@@ -1,5 +1,6 @@
 """The operator's settings: what is wrong is said by the variable's name, and never with a password."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,15 @@ def settings(path: Path, text: str) -> Settings:
 
 
 def test_each_region_of_the_file_gets_a_publisher(tmp_path: Path) -> None:
-    own = settings(tmp_path / "regions.yaml", "{frankfurt: 'redis://:s%2Fecret@localhost:6379/0', dublin: 'unix:///run/redis.sock'}")
+    urls = {
+        "frankfurt": "redis://:s%2Fecret@localhost:6379/0",
+        "dublin": "unix:///run/redis.sock",
+        "tokyo": "redis+sentinel://a,b/regional",
+        "oslo": "rediss+cluster://a,b",
+    }
+    own = settings(tmp_path / "regions.yaml", json.dumps(urls))
 
-    assert [publisher.region for publisher in own.publishers()] == ["frankfurt", "dublin"]
+    assert [publisher.region for publisher in own.publishers()] == list(urls)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,8 @@ def test_each_region_of_the_file_gets_a_publisher(tmp_path: Path) -> None:
         "redis://:secret@localhost/0?encoding=secret",
         "rediss://:secret@localhost/0?ssl_cert_reqs=secret",
         "[secret]",
+        "redis+sentinel://:secret@localhost",
+        "redis+cluster://:secret@localhost/1",
     ],
 )
 def test_a_url_that_is_none_of_a_redis_is_refused_without_its_password(tmp_path: Path, url: str) -> None:

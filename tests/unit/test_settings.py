@@ -35,8 +35,25 @@ def refusal(**changed: str) -> SettingsError:
         "unix://:password@/run/redis.sock",
     ],
 )
-def test_a_url_that_leads_somewhere_is_kept_as_it_is(url: str):
-    assert Settings.from_environment(SOUND | {"TIDEGATE_STORE_URL": url}).store_url == url
+@pytest.mark.parametrize("name", ["TIDEGATE_REDIS_URL", "TIDEGATE_STORE_URL"])
+def test_a_url_that_leads_somewhere_is_kept_as_it_is(name: str, url: str):
+    assert getattr(Settings.from_environment(SOUND | {name: url}), name.removeprefix("TIDEGATE_").lower()) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://a/regional",
+        "redis+sentinel://user:pass%2Fword@a:1,b,[::1]:3/my%20region/2?sentinel_username=me&sentinel_password=hun%26ter2",
+        "rediss+sentinel://a,b,c/regional?ssl_ca_certs=/ca.pem",
+        "redis+cluster://:password@a:7000,b,[::1]",
+        "rediss+cluster://a/?ssl_ca_certs=/ca.pem",
+    ],
+)
+def test_several_servers_may_hold_a_region_but_not_the_store(url: str):
+    """A commit touches keys of many slots."""
+    assert Settings.from_environment(SOUND | {"TIDEGATE_REDIS_URL": url}).redis_url == url
+    assert "ter2" not in str(refusal(TIDEGATE_STORE_URL=url))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +75,25 @@ def test_a_url_that_leads_somewhere_is_kept_as_it_is(url: str):
         "rediss://:hunter2@redis?ssl_cert_reqs=hunter2",
         "unix://",
         "unix://run/hunter2.sock",
+        "redis+sentinel://:hunter2@a",
+        "redis+sentinel://:hunter2@a/",
+        "redis+sentinel://:hunter2@a/regional/cache",
+        "redis+sentinel://:hunter2@a/regional/0/1",
+        "redis+sentinel://:hunter2@a,/regional",
+        "redis+sentinel://:hun/ter2@a/regional",
+        "redis+sentinel://:hun@ter2@a/regional",
+        "redis+sentinel://:hunter2@a/regional?hunter2=1",
+        "redis+sentinel://:hunter2@a/regional?sentinel_password",
+        "redis+cluster://:hunter2@",
+        "redis+cluster://:hunter2@a:65536",
+        "redis+cluster://:hunter2@a:port,b",
+        "redis+cluster://:hunter2@a/regional",
+        "redis+cluster://:hunter2@a//1",
+        "redis+cluster://:hunter2@a?db=1",
+        "redis+cluster://a?sentinel_password=hunter2",
+        "rediss+cluster://:hunter2@a?ssl_cert_reqs=hunter2",
+        "redis+other://:hunter2@a",
+        "unix+cluster://:hunter2@a",
     ],
 )
 @pytest.mark.parametrize("name", ["TIDEGATE_REDIS_URL", "TIDEGATE_STORE_URL"])

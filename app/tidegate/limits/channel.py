@@ -122,6 +122,9 @@ class ScriptChannel(asyncio.Protocol):
             self._send(self._transport, b"EVAL", self._script, call)
         else:
             reply.set_exception(ResponseError(str(answer)))
+            if str(answer).startswith("READONLY"):
+                # The primary was made a replica: who is one now, redis-py finds out as it connects.
+                self.drop()
 
 
 def _fail(reply: Reply, reason: str) -> None:

@@ -8,12 +8,14 @@ from functools import partial
 from importlib import resources
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from tidegate.connections.cluster import Cluster
+from tidegate.connections.connect import RegionalRedis
 from tidegate.contract.tier import Tier
 from tidegate.limits.channel import Reply, ScriptChannel
 from tidegate.limits.circuit import Circuit
+from tidegate.limits.cluster_channel import ClusterChannel
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.denial_memory import DenialMemory
 from tidegate.limits.errors import LimitStoreUnavailableError
@@ -39,9 +41,9 @@ class RedisLimiter:
     Every method raises `LimitStoreUnavailableError` when Redis does not answer in time or refuses.
     """
 
-    def __init__(self, redis: Redis, *, deadline_seconds: float = 1.0, measures: Measures | None = None) -> None:
+    def __init__(self, redis: RegionalRedis, *, deadline_seconds: float = 1.0, measures: Measures | None = None) -> None:
         script = resources.files(__package__).joinpath("decide.lua").read_text()
-        self._channel = ScriptChannel(redis.connection_pool.make_connection, script)
+        self._channel = _channel_to(redis, script)
         self._deadline_seconds = deadline_seconds
         self._commit: GroupCommit[Caller] = GroupCommit()
         self._denials = DenialMemory()
@@ -182,6 +184,12 @@ class _Flight:
         self.reply = reply
         self.asked_at = time.monotonic()
         self.is_over = False
+
+
+def _channel_to(redis: RegionalRedis, script: str) -> ScriptChannel | ClusterChannel:
+    if isinstance(redis, Cluster):
+        return ClusterChannel(redis.register_script(script))
+    return ScriptChannel(redis.connection_pool.make_connection, script)
 
 
 def _fail(runs: Sequence[Run[Caller]], reason: str) -> None:

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from tidegate.connections.connect import RegionalRedis
 from tidegate.contract import keys
 from tidegate.contract.errors import TidegateError
 
@@ -53,7 +53,7 @@ class RegionalTiers:
         worker_id: Unique name of this worker on the roster.
     """
 
-    def __init__(self, redis: Redis, *, worker_id: str) -> None:
+    def __init__(self, redis: RegionalRedis, *, worker_id: str) -> None:
         self._redis = redis
         self._worker_id = worker_id
         self._heartbeat = redis.register_script(_script("heartbeat.lua"))

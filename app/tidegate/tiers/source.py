@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from redis.asyncio import Redis
 
+from tidegate.connections.connect import RegionalRedis
 from tidegate.contract.tier import Tier
 from tidegate.tiers import last_good as last_good_file
 from tidegate.tiers.errors import TiersUnavailableError
@@ -43,7 +43,7 @@ class TierSource:
     """
 
     def __init__(
-        self, redis: Redis, *, worker_id: str, default_tier: str, last_good: Path | None, decides: Callable[[], bool] = lambda: True
+        self, redis: RegionalRedis, *, worker_id: str, default_tier: str, last_good: Path | None, decides: Callable[[], bool] = lambda: True
     ) -> None:
         self._region = RegionalTiers(redis, worker_id=worker_id)
         self._default_tier = default_tier

@@ -2,7 +2,7 @@
 
 from bench.peers.python.runner import Decide, Task, main
 
-from tidegate.application import _redis
+from tidegate.connections.connect import connect
 from tidegate.contract.tier import Tier, Unit, Window
 from tidegate.limits.decision import Amounts
 from tidegate.limits.redis import RedisLimiter
@@ -13,7 +13,7 @@ def make(task: Task) -> Decide:
     windows = tuple(Window(f"w{n}", counter.limit, counter.seconds, Unit(counter.unit)) for n, counter in enumerate(task.counters))
     tier = Tier("bench", windows)
     amounts = Amounts(**{FIELDS[counter.unit]: counter.amount for counter in task.counters if counter.unit in FIELDS})
-    limiter = RedisLimiter(_redis(task.url, 1.0))
+    limiter = RedisLimiter(connect(task.url, timeout_seconds=1.0))
 
     async def decide(identity: str) -> bool:
         return (await limiter.decide((identity,), tier, amounts)).granted

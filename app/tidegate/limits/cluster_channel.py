@@ -1,0 +1,47 @@
+"""Calls one script on a Redis Cluster, for `redis.py`; what `channel.py` is for one server."""
+
+import asyncio
+from collections.abc import Sequence
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from tidegate.connections.cluster import ClusterScript
+from tidegate.limits.channel import Reply
+
+
+class ClusterChannel:
+    """Calls `script` where the keys of each call lie, over the connections of its `Cluster`, which ends each call in time."""
+
+    def __init__(self, script: ClusterScript) -> None:
+        self._script = script
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def call(self, keys: Sequence[str], arguments: Sequence[bytes]) -> Reply:
+        """The script's reply. The future fails with `redis.exceptions.RedisError`, and then nobody knows whether the script ran."""
+        reply: Reply = asyncio.get_running_loop().create_future()
+        call = asyncio.create_task(self._carry_out(reply, keys, arguments))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return reply
+
+    def drop(self) -> None:
+        """Nothing: a connection that hangs is given up by its own deadline."""
+
+    async def aclose(self) -> None:
+        """End what is under way."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _carry_out(self, reply: Reply, keys: Sequence[str], arguments: Sequence[bytes]) -> None:
+        # Not ended with its reply: what is slow may be the connecting, which must come to an end or there never is a connection.
+        try:
+            answer = await self._script(keys, arguments)
+        except (RedisError, OSError, TimeoutError) as ex:
+            if not reply.done():
+                # The text of others holds addresses.
+                reply.set_exception(ex if type(ex) is ResponseError else RedisConnectionError(type(ex).__name__))
+        else:
+            if not reply.done():
+                reply.set_result(answer)

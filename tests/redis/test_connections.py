@@ -1,0 +1,187 @@
+"""Every way to a Redis, against real servers: what is refused, what is sent, and that a user of few commands is enough."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
+from tests.topologies import Certificates, Way
+
+from tidegate.connections.connect import RegionalRedis, connect_region
+from tidegate.connections.url import RegionUrl
+from tidegate.contract import keys
+from tidegate.contract.codec import TierDocument
+from tidegate.contract.errors import TidegateError
+from tidegate.contract.tier import Tier
+from tidegate.limits.decision import Amounts
+from tidegate.limits.errors import LimitStoreUnavailableError
+from tidegate.limits.redis import RedisLimiter
+from tidegate.tiers.regional import RegionalTiers
+from tidegate_operator.publisher import Publisher
+
+ROOT = Path(__file__).parents[2]
+HOUR = Tier.from_spec("pro", {"windows": [{"name": "hour", "limit": 100, "period": "1h"}]})
+ONE = Amounts()
+
+
+@asynccontextmanager
+async def reached(url: str, *, timeout_seconds: float = 1.0) -> AsyncIterator[RegionalRedis]:
+    redis = connect_region(RegionUrl(url), timeout_seconds=timeout_seconds)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
+
+
+async def used(url: str, *tids: str) -> int:
+    """How much is counted after one more request."""
+    async with reached(url) as redis:
+        return (await RedisLimiter(redis).decide(tids or ("t",), HOUR, ONE)).windows[0].used
+
+
+# --- TLS -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path / "certificates")
+
+
+@pytest.fixture
+async def secured(valkey: Any, certificates: Certificates) -> AsyncIterator[Way]:
+    async with Way(valkey.port, certificates.context()).open() as way:
+        yield way
+
+
+@pytest.mark.parametrize("given_as", ["file", "text"])
+async def test_decisions_go_over_tls_to_a_server_that_the_authority_vouches_for(secured: Way, certificates: Certificates, given_as: str):
+    file = certificates.authority
+    option = f"ssl_ca_certs={quote(str(file))}" if given_as == "file" else f"ssl_ca_data={quote(file.read_text())}"
+
+    assert await used(f"rediss://127.0.0.1:{secured.port}?{option}") == 1
+    assert secured.handshakes == 1
+
+
+@pytest.mark.parametrize("trouble", ["another authority", "another name"])
+async def test_a_server_that_is_not_vouched_for_decides_nothing(secured: Way, certificates: Certificates, tmp_path: Path, trouble: str):
+    other = Certificates(tmp_path / "others").authority
+    urls = {
+        "another authority": f"rediss://127.0.0.1:{secured.port}?ssl_ca_certs={other}",
+        "another name": f"rediss://localhost:{secured.port}?ssl_ca_certs={certificates.authority}",
+    }
+
+    with pytest.raises(LimitStoreUnavailableError):
+        await used(urls[trouble])
+
+
+# --- users ---------------------------------------------------------------------------------------------------------------
+
+
+def documented(user: str) -> list[str]:
+    """The rules of the line to paste."""
+    [line] = re.findall(rf"^ACL SETUSER {user} (.*)$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)
+    return str(line).split()
+
+
+def commands(user: str) -> list[str]:
+    return [rule for rule in documented(user) if rule.startswith("+")]
+
+
+async def work(url: str) -> None:
+    """All that a worker ever says to its region's Redis."""
+    async with reached(url) as redis:
+        limiter, tiers = RedisLimiter(redis), RegionalTiers(redis, worker_id="w")
+        async with tiers.channel() as channel:
+            await tiers.subscribe(channel)
+            await tiers.report(1, ready=True, deciding=True)
+            await tiers.read()
+            await tiers.withdraw()
+        for tids in (("old",), ("old",), ("new", "old")):
+            await limiter.decide(tids, HOUR, ONE)
+
+
+async def operate(url: str) -> None:
+    """All that an operator ever says."""
+    publisher = Publisher.connect("frankfurt", url, timeout_seconds=1.0)
+    try:
+        async with publisher.reports() as reports:
+            await reports.wait(0.1)
+            await publisher.publish(TierDocument(HOUR, uid="u", generation=1))
+            await publisher.read("pro")
+            await publisher.uids()
+            await publisher.retire("pro", "u")
+    finally:
+        await publisher.aclose()
+
+
+Life = Callable[[str], Awaitable[None]]
+LIVES: dict[str, Life] = {"tidegate-api": work, "tidegate-operator": operate}
+
+
+async def live_as(user: str, rules: list[str], redis: Redis, valkey: Any) -> None:
+    await redis.flushall()
+    await redis.script_flush()
+    await redis.execute_command("ACL", "SETUSER", user, *rules)
+    try:
+        await LIVES[user](f"redis://{user}:PASSWORD@127.0.0.1:{valkey.port}/0")
+    finally:
+        await redis.acl_deluser(user)
+
+
+@pytest.mark.parametrize("user", LIVES)
+async def test_the_documented_user_may_do_all_that_is_ever_done_and_is_refused_nothing(user: str, redis: Redis, valkey: Any):
+    await redis.acl_log_reset()
+
+    await live_as(user, documented(user), redis, valkey)
+
+    assert await redis.acl_log() == []
+
+
+@pytest.mark.parametrize(("user", "command"), [(user, command) for user in LIVES for command in commands(user)])
+async def test_no_command_of_a_documented_user_is_one_too_many(user: str, command: str, redis: Redis, valkey: Any):
+    """And one that is missing is a typed error."""
+    rules = [rule for rule in documented(user) if rule != command]
+
+    with pytest.raises(TidegateError):
+        await live_as(user, rules, redis, valkey)
+
+
+@pytest.mark.parametrize(("user", "pattern"), [(user, rule) for user in LIVES for rule in documented(user) if rule[0] in "~&"])
+async def test_no_key_of_a_documented_user_is_one_too_many(user: str, pattern: str, redis: Redis, valkey: Any):
+    rules = [rule for rule in documented(user) if rule != pattern]
+
+    with pytest.raises(TidegateError):
+        await live_as(user, rules, redis, valkey)
+
+
+@pytest.mark.parametrize("user", LIVES)
+async def test_a_documented_user_may_do_nothing_else(user: str, redis: Redis, valkey: Any):
+    await redis.execute_command("ACL", "SETUSER", user, *documented(user))
+    granted = await redis.acl_getuser(user)
+    async with Redis(port=valkey.port, username=user, password="PASSWORD") as own:
+        for refused in (
+            own.get("other"),
+            own.flushall(),
+            own.keys("*"),
+            own.config_get("*"),
+            own.script_flush(),
+            own.publish("other", "x"),
+        ):
+            with pytest.raises(NoPermissionError):
+                await refused
+    await redis.acl_deluser(user)
+
+    assert (set(granted["commands"]), granted["categories"]) == (set(commands(user)), ["-@all"])
+
+
+async def test_a_user_for_the_tiers_cannot_touch_a_quota(redis: Redis, valkey: Any):
+    await redis.execute_command("ACL", "SETUSER", "tidegate-operator", *documented("tidegate-operator"))
+    async with Redis(port=valkey.port, username="tidegate-operator", password="PASSWORD") as own:
+        with pytest.raises(NoPermissionError):
+            await own.set(keys.usage("t"), b"")
+    await redis.acl_deluser("tidegate-operator")
