@@ -21,6 +21,8 @@ from tests.conftest import Valkey, free_port
 
 SETTLING_SECONDS = 20.0
 SLOTS = 16_384
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
+"""For a primary: a replica need not wait for others that may want the same copy."""
 
 
 def settle(condition: Callable[[], object], what: str) -> None:
@@ -38,7 +40,7 @@ class ValkeyCluster:
 
     def __init__(self, directory: Path, *, replicas: int = 0) -> None:
         # A primary that is gone must not stop the others, as docs/redis.md says.
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no")
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no", *AT_ONCE)
         self.nodes: list[Valkey] = []
         self._lines: list[str] = []
         for number in range(3 + replicas):
@@ -66,7 +68,7 @@ class ValkeyCluster:
         for node in self.nodes:
             node.start()
         settle(lambda: all(b"cluster_state:ok" in self.call(node, "INFO") for node in self.nodes), "the cluster")
-        settle(lambda: all(self._is_linked(replica) for replica in self.replicas), "the replicas")
+        settle(lambda: all(is_linked(replica) for replica in self.replicas), "the replicas")
 
     def kill(self) -> None:
         for node in self.nodes:
@@ -84,9 +86,11 @@ class ValkeyCluster:
             client.response_callbacks.clear()
             return client.execute_command("CLUSTER", *words)
 
-    def _is_linked(self, replica: Valkey) -> bool:
-        with BlockingRedis(port=replica.port) as client:
-            return client.info("replication").get("master_link_status") == "up"
+
+def is_linked(replica: Valkey) -> bool:
+    """Whether it has all that its primary had, and follows it."""
+    with BlockingRedis(port=replica.port) as client:
+        return client.info("replication").get("master_link_status") == "up"
 
 
 class Sentinels:
@@ -106,8 +110,10 @@ class Sentinels:
     def url(self) -> str:
         return "redis+sentinel://" + ",".join(f"127.0.0.1:{member.port}" for member in self.members) + "/regional"
 
-    def wait_for(self, *, replicas: int) -> None:
-        settle(lambda: all(self._knows(member, replicas) for member in self.members), "the Sentinels")
+    def wait_for(self, *replicas: Valkey) -> None:
+        """Until they know one another and these, and these follow."""
+        settle(lambda: all(map(is_linked, replicas)), "the replicas")
+        settle(lambda: all(self._knows(member, len(replicas)) for member in self.members), "the Sentinels")
 
     def _knows(self, member: Valkey, replicas: int) -> bool:
         with BlockingRedis(port=member.port) as client:

@@ -1,8 +1,10 @@
 """Every way to a Redis, against real servers: what is refused, what is sent, and that a user of few commands is enough."""
 
+import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
-from tests.topologies import Certificates, Way
+from tests.topologies import Certificates, Sentinels, Way
 
 from tidegate.connections.connect import RegionalRedis, connect_region
 from tidegate.connections.url import RegionUrl
@@ -18,6 +20,7 @@ from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument
 from tidegate.contract.errors import TidegateError
 from tidegate.contract.tier import Tier
+from tidegate.limits.circuit import RETRY_SECONDS
 from tidegate.limits.decision import Amounts
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.redis import RedisLimiter
@@ -185,3 +188,94 @@ async def test_a_user_for_the_tiers_cannot_touch_a_quota(redis: Redis, valkey: A
         with pytest.raises(NoPermissionError):
             await own.set(keys.usage("t"), b"")
     await redis.acl_deluser("tidegate-operator")
+
+
+# --- Sentinels -----------------------------------------------------------------------------------------------------------
+
+
+async def test_sentinels_lead_to_the_primary_even_if_the_first_is_gone(valkey: Any, valkeys: Callable[..., Any], tmp_path: Path, port: int):
+    watched = Sentinels(valkeys, tmp_path, primary=valkey, number=1)
+
+    assert await used(watched.url.replace("://", f"://127.0.0.1:{port},")) == 1
+
+
+@pytest.mark.parametrize("missing", ["", *commands("tidegate-at-sentinels")])
+async def test_the_documented_user_of_sentinels_may_do_what_it_needs_alone(
+    valkey: Any, valkeys: Callable[..., Any], tmp_path: Path, missing: str
+):
+    watched = Sentinels(valkeys, tmp_path, primary=valkey, number=1)
+    rules = [rule for rule in documented("tidegate-at-sentinels") if rule != missing]
+    async with watched.members[0].client() as sentinel:
+        await sentinel.execute_command("ACL", "SETUSER", "tidegate-at-sentinels", *rules)
+    url = f"{watched.url}?sentinel_username=tidegate-at-sentinels&sentinel_password=PASSWORD"
+
+    with pytest.raises(LimitStoreUnavailableError) if missing else nullcontext():
+        assert await used(url) == 1
+
+
+@pytest.mark.parametrize("trouble", ["all are gone", "no such service", "their primary is gone"])
+async def test_sentinels_that_lead_nowhere_are_a_typed_error_in_time(valkeys: Callable[..., Any], tmp_path: Path, port: int, trouble: str):
+    primary = valkeys()
+    watched = Sentinels(valkeys, tmp_path, primary=primary, number=1)
+    if trouble == "their primary is gone":
+        primary.kill()
+    urls = {
+        "all are gone": f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{port}/regional",
+        "no such service": watched.url.replace("/regional", "/other"),
+        "their primary is gone": watched.url,
+    }
+    started = time.monotonic()
+
+    with pytest.raises(LimitStoreUnavailableError):
+        await used(urls[trouble])
+
+    assert time.monotonic() - started < 1
+
+
+async def test_sentinels_and_their_primary_are_reached_over_tls(
+    valkey: Any, valkeys: Callable[..., Any], certificates: Certificates, tmp_path: Path
+):
+    async with Way(valkey.port, certificates.context()).open() as primary:
+        watched = Sentinels(valkeys, tmp_path, primary=valkey, number=1, port=primary.port)
+        async with Way(watched.members[0].port, certificates.context()).open() as sentinel:
+            url = f"rediss+sentinel://127.0.0.1:{sentinel.port}/regional?ssl_ca_certs={certificates.authority}"
+
+            assert await used(url) == 1
+            assert (primary.handshakes, sentinel.handshakes) == (1, 1)
+
+
+async def test_a_replica_decides_nothing_and_says_why(valkey: Any, valkeys: Callable[..., Any]):
+    """A client that was pointed at one, or whose primary became one; the tier's `onStoreLoss` takes over."""
+    replica = valkeys("--replicaof", f"127.0.0.1 {valkey.port}")
+
+    with pytest.raises(LimitStoreUnavailableError, match="ReadOnlyError"):
+        await used(replica.url)
+
+
+# --- once ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_decision_whose_reply_is_lost_is_charged_once_on_one_server(valkey: Any):
+    async with Way(valkey.port).open() as way:
+        assert await charged_by_a_lost_reply(way, f"redis://127.0.0.1:{way.port}") == 1
+
+
+async def test_a_decision_whose_reply_is_lost_is_charged_once_behind_sentinels(valkey: Any, valkeys: Callable[..., Any], tmp_path: Path):
+    async with Way(valkey.port).open() as way:
+        watched = Sentinels(valkeys, tmp_path, primary=valkey, number=1, port=way.port)
+
+        assert await charged_by_a_lost_reply(way, watched.url) == 1
+
+
+async def charged_by_a_lost_reply(way: Way, url: str) -> int:
+    """What is charged by a decision that was carried out, and whose answer never came (W11)."""
+    async with reached(url) as redis:
+        limiter = RedisLimiter(redis)
+        before = (await limiter.decide(("t",), HOUR, ONE)).windows[0].used
+        way.loses_replies_to = b"EVALSHA"
+        with pytest.raises(LimitStoreUnavailableError):
+            await limiter.decide(("t",), HOUR, ONE)
+        way.loses_replies_to = b""
+        assert way.lost == 1
+        await asyncio.sleep(RETRY_SECONDS)
+        return (await limiter.peek(("t",), HOUR)).windows[0].used - before
