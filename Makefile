@@ -38,7 +38,7 @@ demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a r
 test: .venv/.dev ## The fast set, against real Valkey servers
 	$(BIN)/pytest --numprocesses 4
 
-test-exact: .venv/.dev ## Limits against exact logs of four workers, and 10,000 histories against the script's model
+test-exact: .venv/.dev ## Limits against exact logs of four workers, failovers, and 10,000 histories against the script's model
 	$(BIN)/pytest tests/exact
 	HISTORIES=10000 $(BIN)/pytest tests/redis/test_decide_script.py
 

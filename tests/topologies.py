@@ -42,6 +42,8 @@ class ValkeyCluster:
         # A primary that is gone must not stop the others, as docs/redis.md says.
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no", *AT_ONCE)
         self.nodes: list[Valkey] = []
+        self._disturbed: dict[int, Valkey] = {}
+        self._starting_owners: list[tuple[int, int, int]] = []
         self._lines: list[str] = []
         for number in range(3 + replicas):
             (directory / str(number)).mkdir(parents=True)
@@ -68,6 +70,7 @@ class ValkeyCluster:
         for node in self.nodes:
             node.start()
         settle(lambda: all(b"cluster_state:ok" in self.call(node, "INFO") for node in self.nodes), "the cluster")
+        self._starting_owners = self._owners(self.nodes[0])
         settle(lambda: all(is_linked(replica) for replica in self.replicas), "the replicas")
 
     def kill(self) -> None:
@@ -80,6 +83,30 @@ class ValkeyCluster:
 
     def primary_of(self, key: str) -> Valkey:
         return self.primaries[next(n for n in range(3) if int(self.call(self.nodes[0], "KEYSLOT", key)) < SLOTS * (n + 1) // 3)]
+
+    def begin_to_move(self, slot: int, source: Valkey, target: Valkey) -> None:
+        self.call(target, "SETSLOT", slot, "IMPORTING", self.call(source, "MYID").decode())
+        self.call(source, "SETSLOT", slot, "MIGRATING", self.call(target, "MYID").decode())
+        self._disturbed[slot] = source
+
+    def assign(self, slot: int, owner: Valkey) -> None:
+        """Make an empty slot another primary's; with a newer epoch, or old news would take it back."""
+        self.call(owner, "BUMPEPOCH")
+        for node in (owner, *self.primaries):
+            self.call(node, "SETSLOT", slot, "STABLE")
+            self.call(node, "SETSLOT", slot, "NODE", self.call(owner, "MYID").decode())
+        self._disturbed[slot] = owner
+
+    def restore(self) -> None:
+        """Have all nodes agree that every slot is where it was at the start, and every node at its own port."""
+        self.flush()
+        for slot in list(self._disturbed):
+            self.assign(slot, self.primaries[slot * 3 // SLOTS])
+        self._disturbed.clear()
+        settle(lambda: all(self._owners(node) == self._starting_owners for node in self.primaries), "the slots as they were")
+
+    def _owners(self, node: Valkey) -> list[tuple[int, int, int]]:
+        return sorted((first, last, primary[1]) for first, last, primary, *_ in self.call(node, "SLOTS"))
 
     def call(self, node: Valkey, *words: object) -> Any:
         with BlockingRedis(port=node.port) as client:
@@ -184,8 +211,8 @@ class Way:
             accepting.cancel()
             await asyncio.gather(accepting, return_exceptions=True)
             listener.close()
-            for end in self._ends:
-                end.close()
+            for end in (*self._ends, *self._tasks):
+                end.close() if isinstance(end, asyncio.StreamWriter) else end.cancel()
             await asyncio.gather(*self._tasks, *(end.wait_closed() for end in self._ends), return_exceptions=True)
 
     async def _accept(self, listener: socket.socket) -> None:

@@ -23,6 +23,7 @@ from tidegate.limits.local import LocalLimiter
 from tidegate.limits.measures import Measures
 from tidegate.limits.middleware import LimitsMiddleware
 from tidegate.limits.redis import RedisLimiter
+from tidegate.limits.sharded import ShardedLimiter, limiter_of
 from tidegate.metrics import PlatformMetrics
 from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
 from tidegate.resources.health import Live, Ready
@@ -61,7 +62,7 @@ class Adapters:
 
     tiers: TierSource
     measures: Measures
-    limiter: RedisLimiter
+    limiter: RedisLimiter | ShardedLimiter
     store: RedisStore
     store_health: StoreHealth
     regional: RegionalRedis
@@ -93,7 +94,9 @@ def create_app(settings: Settings) -> App:
     adapters = _open_adapters(settings)
     verifier = TokenVerifier(keys, issuer=settings.token_issuer, audience=settings.token_audience)
     other_key = [read_secret(Path(settings.other_identity_key_file))] if settings.other_identity_key_file else []
-    pseudonyms = Pseudonyms(read_secret(settings.identity_key_file), *other_key)
+    # Of the secrets of all regions, the one that stays when the identity key is replaced.
+    stays = read_secret(settings.idempotency_key_file)
+    pseudonyms = Pseudonyms(read_secret(settings.identity_key_file), *other_key, shards=settings.limits_shards, shard_key=stays)
     # The way of a request, in order; each hands the next a typed value on `req.context`.
     router = Router()
     app = App(
@@ -103,7 +106,7 @@ def create_app(settings: Settings) -> App:
             TelemetryMiddleware(settings.region, draining),
             IdentityMiddleware(verifier, pseudonyms, adapters.tiers),
             BodyMiddleware(settings.maximum_body_bytes),
-            ReplayMiddleware(adapters.store, read_secret(settings.idempotency_key_file), router.mutations),
+            ReplayMiddleware(adapters.store, stays, router.mutations),
             LimitsMiddleware(adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers), adapters.measures),
             TransactionMiddleware(adapters.store, problems.render),
         ],
@@ -137,7 +140,7 @@ def _add_routes(app: App, adapters: Adapters, keys: KeySet) -> None:
 def _open_adapters(settings: Settings) -> Adapters:
     regional = connect_region(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     measures = Measures()
-    limiter = RedisLimiter(regional, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
+    limiter = limiter_of(regional, shards=settings.limits_shards, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
     store = RedisStore(connect(settings.store_url, timeout_seconds=settings.store_timeout_seconds))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.

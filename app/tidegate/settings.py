@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         redis_timeout_seconds: Deadline of every call to the region's Redis but decisions; this and the other two at most 60.
         decision_timeout_seconds: Deadline of a decision on limits; then the tier's `onStoreLoss` takes over.
         store_timeout_seconds: Deadline of every call to the consistent store.
+        limits_shards: Over how many slots of a Redis Cluster usage is spread, 1 to 256; every worker of a region must have the same.
         maximum_body_bytes: Largest request body taken.
         drain_seconds: How long a stopping worker answers on after its readiness went off; at most 20, as gunicorn ends it after 25.
         metrics_port: First port of metrics: each worker shows its own on one of as many ports as there are workers; 0: nowhere.
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_timeout_seconds: Timeout = 0.25
     decision_timeout_seconds: Timeout = 0.05
     store_timeout_seconds: Timeout = 2.0
+    limits_shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     maximum_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 65_536
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=20)] = 5.0
     metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65_000)] = 0

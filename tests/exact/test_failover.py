@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.topologies import AT_ONCE, Sentinels
+from tests.topologies import AT_ONCE, Sentinels, ValkeyCluster
 
 from tidegate.connections.connect import connect_region
 from tidegate.connections.url import RegionUrl
+from tidegate.contract import keys
 from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.redis import RedisLimiter
+from tidegate.limits.sharded import ShardedLimiter
 
 LIMIT = 6_000
 TIER = Tier.from_spec("pro", {"windows": [{"name": "hour", "limit": LIMIT, "period": "1h"}]})
@@ -29,11 +31,13 @@ LAG_SECONDS = 0.1
 class Traffic:
     """Asks again and again, and knows when it was granted."""
 
-    def __init__(self, limiter: RedisLimiter, *, callers: int = 4) -> None:
+    def __init__(self, limiter: RedisLimiter | ShardedLimiter, tid: str = "t", *, callers: int = 4) -> None:
         self.grants: list[float] = []
         self.used = 0
         self.refused = self.failures = 0
+        self.longest_pause = 0.0
         self._limiter = limiter
+        self._tids = (tid,)
         self._tasks = [asyncio.create_task(self._ask()) for _ in range(callers)]
 
     async def stop(self) -> None:
@@ -44,13 +48,15 @@ class Traffic:
     async def _ask(self) -> None:
         while True:
             try:
-                decision = await self._limiter.decide(("t",), TIER, ONE)
+                decision = await self._limiter.decide(self._tids, TIER, ONE)
             except LimitStoreUnavailableError:
                 self.failures += 1
                 await asyncio.sleep(0.01)
                 continue
             if decision.granted:
-                self.grants.append(time.monotonic())
+                now = time.monotonic()
+                self.longest_pause = max(self.longest_pause, now - self.grants[-1] if self.grants else 0.0)
+                self.grants.append(now)
                 self.used = decision.windows[0].used
             else:
                 self.refused += 1
@@ -98,3 +104,67 @@ async def test_a_replica_takes_over_and_the_limit_is_passed_by_no_more_than_it_l
     print(f"{end}: back after {back_seconds:.2f} s; lacked {lacked}; admitted {total} of {LIMIT}; {late} in the last {LAG_SECONDS} s")
     assert left == LIMIT, "somebody else counted"
     assert LIMIT - 10 <= total <= LIMIT + late
+
+
+SHARDS = 12
+
+
+@asynccontextmanager
+async def traffic_on_each_primary(cluster: ValkeyCluster) -> AsyncIterator[list[Traffic]]:
+    """Of an identity with each primary, all in one worker."""
+    names = [keys.sharded("t", shard) for shard in range(SHARDS)]
+    redis = connect_region(RegionUrl(cluster.url), timeout_seconds=0.25)
+    limiter = ShardedLimiter(redis, SHARDS, deadline_seconds=0.1)
+    asking = [
+        Traffic(limiter, next(name for name in names if cluster.primary_of(keys.usage(name)) is primary)) for primary in cluster.primaries
+    ]
+    try:
+        yield asking
+    finally:
+        for one in asking:
+            await one.stop()
+        await limiter.aclose()
+        await redis.aclose()
+
+
+@pytest.mark.parametrize("end", ["killed", "frozen"])
+async def test_a_lost_primary_takes_its_shards_along_and_no_others(
+    clusters: Callable[..., ValkeyCluster], eventually: Callable[..., Any], end: str
+) -> None:
+    cluster = clusters()
+    lost = cluster.primaries[0]
+    async with traffic_on_each_primary(cluster) as asking:
+        await eventually(lambda: all(len(one.grants) > 100 for one in asking))
+        for one in asking:
+            one.failures, one.longest_pause = 0, 0.0
+        lost.kill() if end == "killed" else lost.freeze()
+
+        await asyncio.sleep(2.5)
+        failures, pauses = [one.failures for one in asking], [one.longest_pause for one in asking]
+        before = len(asking[0].grants)
+        lost.start() if end == "killed" else lost.thaw()
+        await eventually(lambda: len(asking[0].grants) > before + 10, BACK_SECONDS)
+
+    print(f"{end}: failures {failures}, longest pauses {pauses}")
+    assert failures[0] > 10
+    assert failures[1:] == [0, 0]
+
+
+async def test_a_replica_in_a_cluster_takes_over_and_the_limit_is_passed_by_no_more_than_it_lacked(
+    clusters: Callable[..., ValkeyCluster], eventually: Callable[..., Any]
+) -> None:
+    cluster = clusters(replicas=1)
+    async with traffic_on_each_primary(cluster) as asking:
+        first = asking[0]
+        await eventually(lambda: len(first.grants) > LIMIT / 4, 20.0)
+        cluster.primaries[0].kill()
+        ended, before = time.monotonic(), len(first.grants)
+
+        await eventually(lambda: len(first.grants) > before + 10, BACK_SECONDS)
+        back_seconds = first.grants[before + 9] - ended
+        await eventually(lambda: first.refused > 10, 30.0)
+
+    late = sum(ended - LAG_SECONDS < at <= ended for at in first.grants)
+    print(f"cluster: back after {back_seconds:.2f} s; admitted {len(first.grants)} of {LIMIT}; {late} in the last {LAG_SECONDS} s")
+    assert LIMIT - 10 <= len(first.grants) <= LIMIT + late
+    assert [one.failures for one in asking[1:]] == [0, 0]

@@ -20,6 +20,7 @@ from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument, encode_tier
 from tidegate.contract.tier import Tier
 from tidegate.settings import Settings
+from tidegate_operator.publisher import Publisher
 
 ROOT = Path(__file__).parents[2]
 PURCHASES = "/v1/credits/purchases"
@@ -40,6 +41,29 @@ async def api(redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: An
     app = create_app(Settings.from_environment(issuer.environment | urls))
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
         yield client
+
+
+async def test_a_region_on_a_cluster_counts_an_identity_in_its_shard(cluster: Any, valkeys: Callable[..., Any], issuer: Any):
+    store = valkeys("--appendonly", "yes")
+    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": cluster.url, "TIDEGATE_STORE_URL": store.url}
+    publisher = Publisher.connect("frankfurt", cluster.url, timeout_seconds=1.0)
+    await publisher.publish(tier("free", 3))
+    await publisher.aclose()
+    app = create_app(Settings.from_environment(issuer.environment | urls | {"TIDEGATE_LIMITS_SHARDS": "256"}))
+    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        ready = await client.get("/readyz")
+        answers = [await client.get("/v1/tiers/free", headers=bearer(issuer.mint("free"))) for _ in range(4)]
+        usage = await client.get("/v1/usage", headers=bearer(issuer.mint("free")))
+
+    held: list[str] = []
+    for node in cluster.primaries:
+        async with node.client() as redis:
+            held += [key.decode() for key in await redis.keys("tg:1:usage:*")]
+    assert ready.status_code == 200
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert usage.json()["windows"][0]["remaining"] == 0
+    assert len(held) == 1
+    assert re.fullmatch(r"tg:1:usage:\{(?!0\})\d+\}:[\w-]{22}", held[0])
 
 
 @asynccontextmanager

@@ -87,7 +87,7 @@ async def test_a_server_that_is_not_vouched_for_decides_nothing(secured: Way, ce
 
 def documented(user: str) -> list[str]:
     """The rules of the line to paste."""
-    [line] = re.findall(rf"^ACL SETUSER {user} (.*)$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)
+    line, *_ = re.findall(rf"^ACL SETUSER {user} (.*)$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)
     return str(line).split()
 
 

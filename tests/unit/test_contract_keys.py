@@ -1,5 +1,7 @@
 """The Redis keys, literally: operator and API must agree over releases."""
 
+from redis.crc import key_slot
+
 from tidegate.contract import keys
 
 
@@ -10,4 +12,10 @@ def test_the_keys_of_a_region_are_these() -> None:
 
 def test_a_usage_vector_lies_in_the_slot_of_its_shard() -> None:
     assert keys.usage("tid") == "tg:1:usage:{0}:tid"
-    assert keys.usage("tid", shard=3) == "tg:1:usage:{3}:tid"
+    assert keys.usage(keys.sharded("tid", 3)) == "tg:1:usage:{3}:tid"
+    assert (keys.shard_of("tid"), keys.shard_of(keys.sharded("tid", 255))) == (0, 255)
+
+
+def test_what_a_script_touches_lies_in_one_slot() -> None:
+    assert len({key_slot(key.encode()) for key in (keys.TIERS, keys.REVISION, keys.WORKERS)}) == 1
+    assert len({key_slot(keys.usage(keys.sharded(tid, 7)).encode()) for tid in ("a", "b")}) == 1

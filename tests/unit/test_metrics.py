@@ -39,7 +39,7 @@ def test_decisions_are_shown_by_tier_and_outcome_from_zero_on():
 def test_numbers_are_shown_as_they_are():
     measures = Measures()
     measures.remembered_refusals = 4
-    measures.is_store_lost, measures.lost_at = True, time.monotonic()
+    measures.lost[0] = time.monotonic()
 
     values = shown(measures, revision=1_790_000_000_000_001, unknown=5)
 
@@ -67,6 +67,6 @@ def test_a_distribution_is_shown_in_buckets_that_hold_all_smaller_ones():
 def test_a_loss_that_nobody_meets_again_is_an_alarm_for_a_minute():
     """A quiet worker would otherwise show it until its next request, whatever became of Redis."""
     measures = Measures()
-    measures.is_store_lost, measures.lost_at = True, 100.0
+    measures.lost[0] = 100.0
 
     assert [measures.decides(now) for now in (100.0, 159.0, 161.0)] == [False, False, True]

@@ -1,8 +1,11 @@
 """Partitions never collide, and pseudonyms tell nothing to whoever lacks the key."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidegate.contract.keys import shard_of
 from tidegate.contract.tier import PartitionBy
 from tidegate.identity.principal import Principal
 from tidegate.identity.pseudonym import Pseudonyms
@@ -49,3 +52,25 @@ def test_a_pseudonym_is_22_characters_that_do_not_hold_the_partition(partition: 
     assert len(tid) == 22
     assert set(tid) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     assert partition not in tid
+
+
+def test_all_names_of_an_identity_are_of_one_shard() -> None:
+    """VEC-3: whichever keys a worker knows, in the middle of a replacement and after it; by a literal, as another choice refills quotas."""
+    shards = {"shards": 12, "shard_key": b"s" * 32}
+    steps = [Pseudonyms(*keys, **shards) for keys in ((b"k" * 32,), (b"k" * 32, b"l" * 32), (b"l" * 32, b"k" * 32), (b"l" * 32,))]
+
+    names = [name for step in steps for name in step.tids("p")]
+
+    assert {shard_of(name) for name in names} == {6}
+    assert {name.partition(":")[2] for name in names} == set(Pseudonyms(b"k" * 32, b"l" * 32).tids("p"))
+
+
+def test_identities_spread_evenly_over_shards_and_the_shard_tells_nothing() -> None:
+    counted = [
+        Counter(shard_of(Pseudonyms(b"k" * 32, shards=8, shard_key=key).tids(str(n))[0]) for n in range(2_000)) for key in (b"s", b"t")
+    ]
+
+    for shards in counted:
+        assert sorted(shards) == list(range(8))
+        assert max(shards.values()) < 2_000 / 8 * 1.3
+    assert counted[0] != counted[1]

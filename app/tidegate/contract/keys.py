@@ -17,6 +17,17 @@ USAGES = "tg:1:usage:*"
 """Pattern of every key that `usage` makes."""
 
 
-def usage(identity: str, *, shard: int = 0) -> str:
-    """Key of one identity's usage vector; `identity` is the pseudonymous tid, never a name."""
-    return f"tg:1:usage:{{{shard}}}:{identity}"
+def sharded(tid: str, shard: int) -> str:
+    """The name of an identity where usage is spread over shards: with that of its own in front."""
+    return f"{shard}:{tid}"
+
+
+def shard_of(identity: str) -> int:
+    """The shard that a name begins with; 0 of a plain tid."""
+    return int(identity.rpartition(":")[0] or 0)
+
+
+def usage(identity: str) -> str:
+    """Key of one identity's usage vector; `identity` is the pseudonymous tid, `sharded` or plain, never a name of a customer."""
+    shard, _, tid = identity.rpartition(":")
+    return f"tg:1:usage:{{{shard or 0}}}:{tid}"

@@ -35,11 +35,9 @@ class Measures:
         self.remembered_refusals = 0
         self.batch_decisions = Distribution(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
         self.round_trip_seconds = Distribution(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
-        self.is_store_lost = False
-        """From a batch that Redis did not decide until one in which it granted."""
-        self.lost_at = 0.0
-        """When it last did not, in monotonic seconds."""
+        self.lost: dict[int, float] = {}
+        """By shard, from a batch that Redis did not decide until one in which it granted: when it last did not, in monotonic seconds."""
 
     def decides(self, now: float) -> bool:
-        """Whether Redis decides at `now` (monotonic seconds), as far as this worker knows."""
-        return not self.is_store_lost or now - self.lost_at > ASKED_SECONDS
+        """Whether Redis decides at `now` (monotonic seconds), in every shard, as far as this worker knows."""
+        return all(now - at > ASKED_SECONDS for at in self.lost.values())

@@ -41,12 +41,21 @@ class RedisLimiter:
     Every method raises `LimitStoreUnavailableError` when Redis does not answer in time or refuses.
     """
 
-    def __init__(self, redis: RegionalRedis, *, deadline_seconds: float = 1.0, measures: Measures | None = None) -> None:
+    def __init__(
+        self,
+        redis: RegionalRedis,
+        *,
+        deadline_seconds: float = 1.0,
+        measures: Measures | None = None,
+        denials: DenialMemory | None = None,
+        shard: int = 0,
+    ) -> None:
         script = resources.files(__package__).joinpath("decide.lua").read_text()
         self._channel = _channel_to(redis, script)
         self._deadline_seconds = deadline_seconds
         self._commit: GroupCommit[Caller] = GroupCommit()
-        self._denials = DenialMemory()
+        self._denials = denials or DenialMemory()
+        self._shard = shard
         self._circuit = Circuit()
         self._is_flush_due = False
         self._turn_began = 0.0
@@ -127,11 +136,11 @@ class RedisLimiter:
         self._measures.round_trip_seconds.observe(time.monotonic() - flight.asked_at)
         self._measures.batch_decisions.observe(sum([len(run.callers) for run in flight.runs]))
         # A refusal charges nothing, so it does not show that a full or read-only Redis takes writes again.
-        if self._measures.is_store_lost and any(
+        if self._shard in self._measures.lost and any(
             answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)
         ):
-            self._measures.is_store_lost = False
-            log.warning("limits are decided again")
+            del self._measures.lost[self._shard]
+            log.warning("limits are decided again", shard=self._shard)
         _fail(self._commit.drain_older(time.monotonic() - self._deadline_seconds), "no turn at the region's Redis in time")
         self._flush()
 
@@ -140,11 +149,10 @@ class RedisLimiter:
             return
         flight.is_over = True
         self._commit.land()
-        self._measures.lost_at = time.monotonic()
         self._circuit.open()
-        if not self._measures.is_store_lost:
-            self._measures.is_store_lost = True
-            log.warning("limits are not decided", reason=reason)
+        if self._shard not in self._measures.lost:
+            log.warning("limits are not decided", reason=reason, shard=self._shard)
+        self._measures.lost[self._shard] = time.monotonic()
         # Whoever waits would only wait for the same.
         _fail([*flight.runs, *self._commit.drain()], f"the region's Redis did not decide: {reason}")
 
