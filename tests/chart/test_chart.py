@@ -126,6 +126,9 @@ def test_keys_differ_from_one_another_and_from_install_to_install(helm: Helm, re
         ("api.workers=null", "workers"),
         ("redis.maxMemory=null", "maxMemory"),
         ("api.image=null", "image"),
+        ("limits.shards=0", "shards"),
+        ("limits.shards=257", "shards"),
+        ("limits=null", "limits"),
         ("redis.passwordSeed=short", "passwordSeed"),
     ],
 )
@@ -301,6 +304,21 @@ def test_another_seed_restarts_every_pod(helm: Helm) -> None:
     assert first == again
     assert len(first) == 6
     assert all(before != after for before, after in zip(first, second, strict=True))
+
+
+def test_every_worker_of_every_region_is_told_the_shards(helm: Helm) -> None:
+    """Workers that disagree would count one customer twice."""
+    documents = render(helm, "--set", "limits.shards=24")
+    found = [
+        variable["value"]
+        for document in documents
+        if document["kind"] == "Deployment"
+        for container in document["spec"]["template"]["spec"]["containers"]
+        for variable in container.get("env", ())
+        if variable["name"] == "TIDEGATE_LIMITS_SHARDS"
+    ]
+
+    assert found == ["24", "24"]
 
 
 def test_a_zone_pins_a_region(helm: Helm) -> None:

@@ -113,6 +113,11 @@ def test_a_time_out_of_reason_is_refused(name: str, value: str):
     assert name in str(refusal(**{name: value}))
 
 
+@pytest.mark.parametrize("value", ["0", "257", "1.5", ""])
+def test_a_number_of_shards_out_of_reason_is_refused(value: str):
+    assert "TIDEGATE_LIMITS_SHARDS" in str(refusal(TIDEGATE_LIMITS_SHARDS=value))
+
+
 @pytest.mark.parametrize("name", [name for name in SOUND if name.endswith("_FILE")])
 def test_a_path_of_nothing_is_refused(name: str):
     """It would be the working directory."""
