@@ -187,7 +187,7 @@ def _signed(
 
 
 class Way:
-    """A port that leads to `port`; it counts, and it may lose what comes back."""
+    """A port that leads to `port`; it may keep or lose what comes back."""
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
         self._target = port
@@ -197,6 +197,9 @@ class Way:
         self.port = 0
         self.loses_replies_to = b""
         """Once a request that holds this was passed on, its connection is cut instead of answered."""
+        self.flows = asyncio.Event()
+        """While it is not set, replies are kept."""
+        self.flows.set()
         self.lost = self.handshakes = 0
 
     @asynccontextmanager
@@ -256,6 +259,7 @@ class Way:
     async def _replies(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await there.read(1 << 20):
+                await self.flows.wait()
                 if not writer.is_closing():
                     writer.write(data)
         writer.close()

@@ -1,11 +1,14 @@
 """The documentation keeps up with the code."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from redis.crc import key_slot
 
+from tidegate.contract.keys import sharded, usage
 from tidegate.limits.measures import OUTCOMES, Measures
 from tidegate.metrics import PlatformMetrics
 from tidegate.problems import BASE, INTERNAL, RATE_LIMIT_BASE, REGISTRY
@@ -96,3 +99,12 @@ def test_lock_files_hold_hashes_and_no_address() -> None:
     npm = (ROOT / "bench/peers/node/package-lock.json").read_text()
     assert '"resolved"' not in npm
     assert '"integrity": "sha512-' in npm
+
+
+def test_the_shards_lie_as_the_documentation_says() -> None:
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| ([\d, ]+) \|$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)
+
+    assert rows
+    for primaries, shards, said in rows:
+        held = Counter(key_slot(usage(sharded("t", shard)).encode()) * int(primaries) // 16_384 for shard in range(int(shards)))
+        assert [held[place] for place in range(int(primaries))] == [int(number) for number in said.split(", ")]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import RedisError
 from tests.conftest import Valkey
 from tests.topologies import Certificates, ValkeyCluster, Way
 
@@ -24,7 +25,9 @@ from tidegate.limits.circuit import RETRY_SECONDS
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.group_commit import BATCHES_IN_FLIGHT
-from tidegate.limits.sharded import ShardedLimiter
+from tidegate.limits.measures import Measures
+from tidegate.limits.redis import RedisLimiter
+from tidegate.limits.sharded import ShardedLimiter, limiter_of
 from tidegate.tiers.source import TierSource
 from tidegate_operator.publisher import Publisher
 
@@ -140,6 +143,30 @@ async def test_each_shard_has_its_own_batches_under_way(limiter: ShardedLimiter,
     assert all(decision.granted for decision in await asyncio.gather(*asked))
 
 
+async def test_each_shard_is_decided_by_its_own_limiter(limiter: ShardedLimiter):
+    limiter._limiters[:7] = limiter._limiters[8:] = []
+    limiter._limiters[:0] = [None] * 7  # type: ignore[list-item]
+
+    assert (await limiter.decide(("7:t",), HOUR, ONE)).windows[0].used == 1
+    assert (await limiter.charge(("7:t",), HOUR, response_bytes=1)).windows[0].used == 1
+    assert (await limiter.peek(("7:t",), HOUR)).windows[0].used == 1
+
+
+async def test_a_stop_fails_whoever_waits_for_any_shard(limiter: ShardedLimiter):
+    waiting = [asyncio.ensure_future(limiter.decide((keys.sharded("t", shard),), HOUR, ONE)) for shard in range(SHARDS)]
+    await asyncio.sleep(0)
+
+    await limiter.aclose()
+
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(outcome, LimitStoreUnavailableError) for outcome in outcomes)
+
+
+def test_one_shard_costs_nothing_of_this(redis: Cluster):
+    assert isinstance(limiter_of(redis, shards=1, deadline_seconds=1, measures=Measures()), RedisLimiter)
+    assert isinstance(limiter_of(redis, shards=2, deadline_seconds=1, measures=Measures()), ShardedLimiter)
+
+
 async def test_a_refusal_is_remembered_by_whichever_shard(limiter: ShardedLimiter):
     tids = ("7:t",)
     while (await limiter.decide(tids, HOUR, ONE)).granted:
@@ -190,18 +217,29 @@ def movable(cluster: ValkeyCluster) -> Iterator[ValkeyCluster]:
     cluster.restore()
 
 
-async def test_a_slot_that_moved_is_followed(movable: ValkeyCluster, limiter: ShardedLimiter):
-    """MOVED refuses, so nothing was charged, and asking elsewhere charges once."""
+@pytest.mark.parametrize("endpoint", ["ip", "unknown-endpoint"])
+async def test_a_slot_that_moved_is_followed(movable: ValkeyCluster, endpoint: str):
+    """MOVED refuses, so nothing was charged, and asking elsewhere charges once; also where nodes know their ports alone."""
     first, second, _ = movable.primaries
     name = name_in(movable, first)
-    await count(limiter, name)
-    movable.flush()
+    await announce(movable, endpoint)
+    async with reached(movable.url) as redis:
+        limiter = ShardedLimiter(redis, SHARDS)
+        await count(limiter, name)
+        movable.flush()
 
-    movable.assign(key_slot(keys.usage(name).encode()), second)
-    assert [await count(limiter, name) for _ in range(3)] == [1, 2, 3]
+        movable.assign(key_slot(keys.usage(name).encode()), second)
+        assert [await count(limiter, name) for _ in range(3)] == [1, 2, 3]
 
+    await announce(movable, "ip")
     async with second.client() as client:
         assert await client.exists(keys.usage(name))
+
+
+async def announce(cluster: ValkeyCluster, endpoint: str) -> None:
+    for node in cluster.primaries:
+        async with node.client() as client:
+            await client.config_set("cluster-preferred-endpoint-type", endpoint)
 
 
 async def test_a_slot_on_its_way_is_asked_for_where_it_goes(movable: ValkeyCluster, limiter: ShardedLimiter):
@@ -210,6 +248,8 @@ async def test_a_slot_on_its_way_is_asked_for_where_it_goes(movable: ValkeyClust
     here = name_in(movable, first)
     there = f"{here}2"
     await count(limiter, here)
+    async with second.client() as client:
+        await client.script_flush()
 
     movable.begin_to_move(key_slot(keys.usage(here).encode()), first, second)
     counted = [await count(limiter, there), await count(limiter, here), await count(limiter, there), await count(limiter, here)]
@@ -317,5 +357,34 @@ async def test_what_is_no_cluster_is_a_typed_error(valkey: Valkey, port: int, ur
 
 
 async def test_a_node_that_is_gone_does_not_stop_a_start(cluster: ValkeyCluster, port: int):
-    async with reached(cluster.url.replace("://", f"://127.0.0.1:{port},")) as redis:
-        assert [await count(ShardedLimiter(redis, SHARDS), keys.sharded("t", shard)) for shard in range(SHARDS)] == [1] * SHARDS
+    """Whichever is asked first."""
+    for _ in range(8):
+        async with reached(f"redis+cluster://127.0.0.1:{port},127.0.0.1:{cluster.nodes[0].port}") as redis:
+            limiter = ShardedLimiter(redis, SHARDS)
+            assert all([(await limiter.decide((keys.sharded("t", shard),), HOUR, ONE)).granted for shard in range(SHARDS)])
+
+
+async def test_who_gives_up_leaves_the_look_at_the_cluster_to_the_others(cluster: ValkeyCluster):
+    async with way_to(cluster) as way, reached(f"redis+cluster://127.0.0.1:{way.port}") as redis:
+        script = redis.register_script("return 1")
+        way.flows.clear()
+        gone, stayed = (asyncio.ensure_future(script(keys=[keys.usage(name_in(cluster, cluster.primaries[0]))])) for _ in range(2))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.sleep(0.05)
+        way.flows.set()
+
+        assert await stayed == 1
+        assert gone.cancelled()
+
+
+async def test_a_primary_that_hangs_is_given_up_in_time(cluster: ValkeyCluster):
+    async with way_to(cluster) as way, reached(f"redis+cluster://127.0.0.1:{way.port}", timeout_seconds=0.25) as redis:
+        script, key = redis.register_script("return 1"), keys.usage(name_in(cluster, cluster.primaries[0]))
+        assert await script(keys=[key]) == 1
+        way.flows.clear()
+
+        with pytest.raises(RedisError):
+            async with asyncio.timeout(1):
+                await script(keys=[key])
+        way.flows.set()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisError
 from tests.topologies import Certificates, Sentinels, Way
 
 from tidegate.connections.connect import RegionalRedis, connect_region
@@ -139,10 +139,13 @@ async def live_as(user: str, rules: list[str], redis: Redis, valkey: Any) -> Non
 @pytest.mark.parametrize("user", LIVES)
 async def test_the_documented_user_may_do_all_that_is_ever_done_and_is_refused_nothing(user: str, redis: Redis, valkey: Any):
     await redis.acl_log_reset()
+    await redis.config_resetstat()
 
     await live_as(user, documented(user), redis, valkey)
 
     assert await redis.acl_log() == []
+    # Each script is sent whole once, to a server that does not know it.
+    assert list(await redis.info("errorstats")) == ["errorstat_NOSCRIPT"]
 
 
 @pytest.mark.parametrize(("user", "command"), [(user, command) for user in LIVES for command in commands(user)])
@@ -250,6 +253,32 @@ async def test_a_replica_decides_nothing_and_says_why(valkey: Any, valkeys: Call
 
     with pytest.raises(LimitStoreUnavailableError, match="ReadOnlyError"):
         await used(replica.url)
+
+
+# --- in time -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_hangs_is_given_up_in_time(valkey: Any):
+    async with Way(valkey.port).open() as way:
+        await assert_given_up(way, f"redis://127.0.0.1:{way.port}")
+
+
+async def test_a_server_that_hangs_behind_sentinels_is_given_up_in_time(valkey: Any, valkeys: Callable[..., Any], tmp_path: Path):
+    async with Way(valkey.port).open() as way:
+        await assert_given_up(way, Sentinels(valkeys, tmp_path, primary=valkey, number=1, port=way.port).url)
+
+
+async def assert_given_up(way: Way, url: str) -> None:
+    async with reached(url, timeout_seconds=0.25) as redis:
+        script = redis.register_script("return redis.call('GET', KEYS[1])")
+        assert await script(keys=["tg:1:a"]) is None
+        way.flows.clear()
+        started = time.monotonic()
+
+        with pytest.raises(RedisError):
+            await script(keys=["tg:1:a"])
+
+        assert time.monotonic() - started < 1
 
 
 # --- once ----------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ REDIRECTIONS = 3
 
 class _Range(NamedTuple):
     first: int
-    last: int
+    """Its first slot; it ends where the next begins."""
     primary: Address
 
 
@@ -45,7 +45,6 @@ class Cluster:
         self._clients = {seed: make(seed) for seed in seeds}
         self._seeds = tuple(self._clients)
         self._ranges: list[_Range] = []
-        self._moved: dict[int, Address] = {}
         self._look: asyncio.Task[None] | None = None
 
     def register_script(self, script: str) -> "ClusterScript":
@@ -73,7 +72,6 @@ class Cluster:
                 return await (_ask(client, script, keys, args) if is_asking else script(keys=keys, args=args, client=client))
             except MovedError as ex:
                 address, is_asking = _named(ex, address), False
-                self._moved[slot] = address
                 self._look_again()
             except AskError as ex:
                 address, is_asking = _named(ex, address), True
@@ -88,10 +86,9 @@ class Cluster:
         return self._clients[address]
 
     def _primary(self, slot: int) -> Address | None:
-        if slot in self._moved:
-            return self._moved[slot]
-        place = bisect_right(self._ranges, slot, key=lambda found: found.first) - 1
-        return self._ranges[place].primary if place >= 0 and slot <= self._ranges[place].last else None
+        # Of a slot that nobody holds any primary says so.
+        place = bisect_right(self._ranges, slot, key=lambda found: found.first)
+        return self._ranges[max(0, place - 1)].primary if self._ranges else None
 
     async def _find(self, slot: int) -> Address:
         # Shielded: who asks may be cancelled, but others wait for the same look.
@@ -112,7 +109,6 @@ class Cluster:
             with suppress(RedisError, OSError):
                 found = await self._clients[address].execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
                 self._ranges = sorted(_read(found, address))
-                self._moved.clear()
                 await self._forget_others({one.primary for one in self._ranges})
                 return
 
@@ -148,5 +144,5 @@ def _named(error: AskError, by: Address) -> Address:
 
 
 def _read(slots: Iterable[Any], by: Address) -> Iterable[_Range]:
-    for first, last, (host, port, *_), *_ in slots:
-        yield _Range(first, last, Address((host or b"").decode() or by.host, port))
+    for first, _, (host, port, *_), *_ in slots:
+        yield _Range(first, Address((host or b"").decode() or by.host, port))
