@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from tests.topologies import AT_ONCE, Sentinels, ValkeyCluster
 from tidegate.connections.connect import connect_region
 from tidegate.connections.url import RegionUrl
 from tidegate.contract import keys
+from tidegate.contract.codec import TierDocument
 from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.redis import RedisLimiter
 from tidegate.limits.sharded import ShardedLimiter
+from tidegate.tiers.source import TierSource
+from tidegate_operator.errors import RegionUnreachableError
+from tidegate_operator.publisher import Publisher
 
 LIMIT = 6_000
 TIER = Tier.from_spec("pro", {"windows": [{"name": "hour", "limit": LIMIT, "period": "1h"}]})
@@ -168,3 +172,52 @@ async def test_a_replica_in_a_cluster_takes_over_and_the_limit_is_passed_by_no_m
     print(f"cluster: back after {back_seconds:.2f} s; admitted {len(first.grants)} of {LIMIT}; {late} in the last {LAG_SECONDS} s")
     assert LIMIT - 10 <= len(first.grants) <= LIMIT + late
     assert [one.failures for one in asking[1:]] == [0, 0]
+
+
+@pytest.mark.parametrize("form", ["sentinels", "cluster"])
+async def test_tiers_and_heartbeats_follow_to_the_new_primary(
+    valkeys: Callable[..., Any], clusters: Callable[..., ValkeyCluster], eventually: Callable[..., Any], tmp_path: Path, form: str
+) -> None:
+    """What the operator publishes after a failover is enforced, and the operator hears so."""
+    if form == "sentinels":
+        primary = valkeys(*AT_ONCE)
+        watched = Sentinels(valkeys, tmp_path, primary=primary)
+        watched.wait_for(valkeys("--replicaof", f"127.0.0.1 {primary.port}"))
+        url = watched.url
+    else:
+        # A replica of each primary: the tiers lie with one of them.
+        cluster = clusters(replicas=3)
+        primary, url = cluster.primary_of(keys.TIERS), cluster.url
+    redis = connect_region(RegionUrl(url), timeout_seconds=0.25)
+    publisher = Publisher.connect("frankfurt", url, timeout_seconds=0.5)
+    source = TierSource(redis, worker_id="w", default_tier="pro", last_good=None)
+
+    async def publishes(generation: int) -> bool:
+        with suppress(RegionUnreachableError):
+            return await publisher.publish(TierDocument(TIER, uid="u", generation=generation)) in ("published", "equal")
+        return False
+
+    async def is_enforced() -> bool:
+        with suppress(RegionUnreachableError):
+            view = await publisher.view()
+            return view.is_settled and view.revision == source.snapshot.revision
+        return False
+
+    try:
+        await publishes(1)
+        await source.start()
+        await eventually(is_enforced)
+        await asyncio.sleep(LAG_SECONDS)
+        primary.kill()
+        ended = time.monotonic()
+
+        await eventually(lambda: publishes(2), BACK_SECONDS)
+        published = time.monotonic() - ended
+        await eventually(is_enforced, BACK_SECONDS)
+        assert source.connected
+    finally:
+        await source.stop()
+        await redis.aclose()
+        await publisher.aclose()
+
+    print(f"{form}: published after {published:.2f} s, enforced after {time.monotonic() - ended:.2f} s")
