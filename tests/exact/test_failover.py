@@ -40,7 +40,7 @@ class Traffic:
         self.used = 0
         self.refused = self.failures = 0
         self.longest_pause = 0.0
-        self._limiter = limiter
+        self.limiter = limiter
         self._tids = (tid,)
         self._tasks = [asyncio.create_task(self._ask()) for _ in range(callers)]
 
@@ -52,7 +52,7 @@ class Traffic:
     async def _ask(self) -> None:
         while True:
             try:
-                decision = await self._limiter.decide(self._tids, TIER, ONE)
+                decision = await self.limiter.decide(self._tids, TIER, ONE)
             except LimitStoreUnavailableError:
                 self.failures += 1
                 await asyncio.sleep(0.01)
@@ -68,10 +68,10 @@ class Traffic:
 
 
 @asynccontextmanager
-async def traffic(url: str) -> AsyncIterator[Traffic]:
+async def traffic(url: str, *, callers: int = 4) -> AsyncIterator[Traffic]:
     redis = connect_region(RegionUrl(url), timeout_seconds=0.25)
     limiter = RedisLimiter(redis, deadline_seconds=0.1)
-    asking = Traffic(limiter)
+    asking = Traffic(limiter, callers=callers)
     try:
         yield asking
     finally:
@@ -102,8 +102,8 @@ async def test_a_replica_takes_over_and_the_limit_is_passed_by_no_more_than_it_l
         await eventually(lambda: asking.refused > 10, 30.0)
         total = len(asking.grants)
 
-    async with replica.client() as redis:
-        left = (await RedisLimiter(redis).peek(("t",), TIER)).windows[0].used
+    async with traffic(replica.url, callers=0) as asking_replica:
+        left = (await asking_replica.limiter.peek(("t",), TIER)).windows[0].used
     late = sum(ended - LAG_SECONDS < at <= ended for at in asking.grants)
     print(f"{end}: back after {back_seconds:.2f} s; lacked {lacked}; admitted {total} of {LIMIT}; {late} in the last {LAG_SECONDS} s")
     assert left == LIMIT, "somebody else counted"

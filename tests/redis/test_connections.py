@@ -41,10 +41,20 @@ async def reached(url: str, *, timeout_seconds: float = 1.0) -> AsyncIterator[Re
         await redis.aclose()
 
 
-async def used(url: str, *tids: str) -> int:
-    """How much is counted after one more request."""
+@asynccontextmanager
+async def limiter_at(url: str) -> AsyncIterator[RedisLimiter]:
     async with reached(url) as redis:
-        return (await RedisLimiter(redis).decide(tids or ("t",), HOUR, ONE)).windows[0].used
+        limiter = RedisLimiter(redis)
+        try:
+            yield limiter
+        finally:
+            await limiter.aclose()
+
+
+async def used(url: str) -> int:
+    """How much is counted after one more request."""
+    async with limiter_at(url) as limiter:
+        return (await limiter.decide(("t",), HOUR, ONE)).windows[0].used
 
 
 # --- TLS -----------------------------------------------------------------------------------------------------------------
@@ -97,8 +107,8 @@ def commands(user: str) -> list[str]:
 
 async def work(url: str) -> None:
     """All that a worker ever says to its region's Redis."""
-    async with reached(url) as redis:
-        limiter, tiers = RedisLimiter(redis), RegionalTiers(redis, worker_id="w")
+    async with reached(url) as redis, limiter_at(url) as limiter:
+        tiers = RegionalTiers(redis, worker_id="w")
         async with tiers.channel() as channel:
             await tiers.subscribe(channel)
             await tiers.report(1, ready=True, deciding=True)
@@ -251,8 +261,24 @@ async def test_a_replica_decides_nothing_and_says_why(valkey: Any, valkeys: Call
     """A client that was pointed at one, or whose primary became one; the tier's `onStoreLoss` takes over."""
     replica = valkeys("--replicaof", f"127.0.0.1 {valkey.port}")
 
-    with pytest.raises(LimitStoreUnavailableError, match="ReadOnlyError"):
+    with pytest.raises(LimitStoreUnavailableError, match="READONLY"):
         await used(replica.url)
+
+
+async def test_a_primary_that_was_made_a_replica_is_left(valkey: Any, valkeys: Callable[..., Any]):
+    """Who is the primary now is found out with the next connection; this one would be refused for ever."""
+    primary = valkeys()
+    async with limiter_at(primary.url) as limiter, primary.client() as redis:
+        await limiter.decide(("t",), HOUR, ONE)
+        opened = (await redis.info("stats"))["total_connections_received"]
+        await redis.replicaof("127.0.0.1", valkey.port)
+        with pytest.raises(LimitStoreUnavailableError, match="READONLY"):
+            await limiter.decide(("t",), HOUR, ONE)
+        await redis.replicaof("NO", "ONE")
+        await asyncio.sleep(RETRY_SECONDS)
+
+        assert (await limiter.decide(("t",), HOUR, ONE)).granted
+        assert (await redis.info("stats"))["total_connections_received"] == opened + 1
 
 
 # --- in time -------------------------------------------------------------------------------------------------------------
@@ -298,8 +324,7 @@ async def test_a_decision_whose_reply_is_lost_is_charged_once_behind_sentinels(v
 
 async def charged_by_a_lost_reply(way: Way, url: str) -> int:
     """What is charged by a decision that was carried out, and whose answer never came (W11)."""
-    async with reached(url) as redis:
-        limiter = RedisLimiter(redis)
+    async with limiter_at(url) as limiter:
         before = (await limiter.decide(("t",), HOUR, ONE)).windows[0].used
         way.loses_replies_to = b"EVALSHA"
         with pytest.raises(LimitStoreUnavailableError):
