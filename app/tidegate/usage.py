@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import click
 
-from tidegate.connections.url import RedisUrl
+from tidegate.connections.url import RegionUrl
 from tidegate.contract.errors import InvalidTierError, TidegateError
 from tidegate.contract.tier import PartitionBy, Tier
 from tidegate.identity.principal import Principal
@@ -23,7 +23,7 @@ from tidegate.local.layout import Layout, redis_url
 from tidegate.settings import SettingsError, read_secret
 
 PATH = click.Path(path_type=Path)
-KEY_FILE, URL, ISSUER_NAME = "--identity-key-file", "--redis-url", "--issuer"
+KEY_FILE, URL, ISSUER_NAME, SHARD_KEY_FILE = "--identity-key-file", "--redis-url", "--issuer", "--idempotency-key-file"
 COLUMNS = (
     ("window", str.ljust),
     ("unit", str.ljust),
@@ -36,11 +36,13 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where usage is kept, and the names under which: regions with the URLs of their Redis, the key of pseudonyms, the issuer."""
+    """Where usage is kept, and the names under which: regions with the URLs of their Redis; keys of pseudonyms, issuer and shards."""
 
-    regions: dict[str, str]
+    regions: dict[str, RegionUrl]
     key_files: tuple[Path, ...]
     issuer: str
+    shards: int = 1
+    shard_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Question:
     redis_url: str
     identity_key_file: Path | None
     other_identity_key_file: Path | None
+    limits_shards: int
+    idempotency_key_file: Path | None
     state: Path
 
     def check(self) -> None:
@@ -91,8 +95,11 @@ class Question:
             raise click.UsageError(f"{KEY_FILE} (or TIDEGATE_IDENTITY_KEY_FILE) is missing: usage is kept under names made with that key")
         if not self.everyone and not self.issuer:
             raise click.UsageError(f"{ISSUER_NAME} (or TIDEGATE_TOKEN_ISSUER) is missing: the `iss` of the customer's tokens")
+        if not self.everyone and self.limits_shards > 1 and not self.idempotency_key_file:
+            raise click.UsageError(f"{SHARD_KEY_FILE} (or TIDEGATE_IDEMPOTENCY_KEY_FILE) is missing: it chooses the shard of a customer")
         try:
-            return Place({self.region or "this region": RedisUrl(self.redis_url)}, key_files, self.issuer)
+            url = RegionUrl(self.redis_url)
+            return Place({self.region or "this region": url}, key_files, self.issuer, self.limits_shards, self.idempotency_key_file)
         except ValueError as ex:
             raise click.UsageError(f"{URL}: {ex}") from None  # the cause may quote a password
 
@@ -101,7 +108,7 @@ class Question:
         key_file = layout.keys / "identity.key"
         if not key_file.exists():
             raise click.UsageError(f"no local run in {layout.state}; for another place give {URL}, {KEY_FILE} and {ISSUER_NAME}")
-        regions = {region.name: redis_url(region.redis_socket) for region in layout.regions if self.region in ("", region.name)}
+        regions = {region.name: RegionUrl(redis_url(region.redis_socket)) for region in layout.regions if self.region in ("", region.name)}
         if not regions:
             raise click.UsageError(f"the local run has no region {self.region!r}")
         return Place(regions, (key_file,), self.issuer or ISSUER)
@@ -127,7 +134,9 @@ class Question:
             raise click.UsageError(f"tier {tier.name} counts each client for itself: name one with --client")
         principal = Principal(place.issuer, self.tenant, self.client, self.client, tier.name, frozenset(), 0)
         try:
-            return Pseudonyms(*map(read_secret, place.key_files)).tids(principal.partition(tier.partition_by))
+            shard_key = read_secret(place.shard_key_file) if place.shards > 1 and place.shard_key_file else b""
+            pseudonyms = Pseudonyms(*map(read_secret, place.key_files), shards=place.shards, shard_key=shard_key)
+            return pseudonyms.tids(principal.partition(tier.partition_by))
         except SettingsError as ex:
             raise click.UsageError(str(ex)) from ex
 
@@ -157,6 +166,15 @@ class Question:
     show_envvar=True,
     help="The other key, while one replaces another.",
 )
+@click.option(
+    "--limits-shards",
+    type=click.IntRange(1, 256),
+    default=1,
+    envvar="TIDEGATE_LIMITS_SHARDS",
+    show_envvar=True,
+    help="Over how many shards usage is spread.",
+)
+@click.option(SHARD_KEY_FILE, type=PATH, envvar="TIDEGATE_IDEMPOTENCY_KEY_FILE", show_envvar=True, help="Key that chooses the shard.")
 @click.option(
     "--state", type=PATH, default=Path(".tidegate"), show_default=True, help="Directory of the local run, asked if no Redis is named."
 )

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from redis.asyncio import Redis
+from tests.topologies import Sentinels
 
 from tidegate.cli import main
+from tidegate.connections.connect import connect_region
+from tidegate.connections.url import RegionUrl
 from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument, encode_tier
 from tidegate.contract.tier import Tier
@@ -21,7 +24,9 @@ from tidegate.identity.pseudonym import Pseudonyms
 from tidegate.limits import inspection
 from tidegate.limits.decision import Amounts
 from tidegate.limits.redis import RedisLimiter
+from tidegate.limits.sharded import ShardedLimiter
 from tidegate.settings import read_secret
+from tidegate_operator.publisher import Publisher
 
 ISSUER = "https://issuer.example"
 ACME = ("--tenant", "acme", "--client", "demo")
@@ -215,7 +220,7 @@ async def test_a_key_that_a_scan_names_twice_is_counted_once(
     """Redis does so while its table is resized."""
     await charge(limiter, tids_of(key_file), 1)
     names = await region.keys(keys.USAGES)
-    monkeypatch.setattr(inspection.RegionUsage, "_batches", lambda _: iter([names, names]))
+    monkeypatch.setattr(inspection.RegionUsage, "_batches", lambda asked: iter([(asked._primaries.all()[0], names)] * 2))
 
     assert "of 1 identities" in command("--simulate", "-", "--all", typed=MANIFEST).stdout
 
@@ -306,3 +311,53 @@ def test_it_runs_in_an_api_pod_which_has_no_local_run() -> None:
     done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60)
 
     assert done.stdout.startswith("Usage: python -m tidegate.usage")
+
+
+# --- other forms of a region -----------------------------------------------------------------------------------------------
+
+
+async def test_usage_on_a_cluster_is_found_in_its_shard_counted_and_forgotten(cluster: Any, key_file: Path, command: Command) -> None:
+    shards = {"TIDEGATE_REDIS_URL": cluster.url, "TIDEGATE_LIMITS_SHARDS": "12", "TIDEGATE_IDEMPOTENCY_KEY_FILE": str(key_file)}
+    pseudonyms = Pseudonyms(read_secret(key_file), shards=12, shard_key=read_secret(key_file))
+    redis = connect_region(RegionUrl(cluster.url), timeout_seconds=1)
+    publisher = Publisher.connect("dublin", cluster.url, timeout_seconds=1)
+    limiter = ShardedLimiter(redis, 12)
+    await publisher.publish(TierDocument(PRO, "u", 1))
+    for client in ("demo", *map(str, range(20))):
+        partition = Principal(ISSUER, "acme", client, client, "pro", frozenset(), 0).partition(PRO.partition_by)
+        for _ in range(4):
+            await limiter.decide(pseudonyms.tids(partition), PRO, Amounts())
+    for opened in (limiter, redis, publisher):
+        await opened.aclose()
+
+    shown = command(*ACME, "--tier", "pro", **shards)
+    everyone = command("--simulate", "-", "--all", typed=MANIFEST, **shards)
+    forgotten = command(*ACME, "--tier", "pro", "--reset", "--yes", **shards)
+
+    assert rows(shown)["minute"][2] == "4"
+    assert "21" in everyone.output
+    assert "dublin: forgotten." in forgotten.output
+    assert rows(command(*ACME, "--tier", "pro", **shards))["minute"][2] == "0"
+
+
+async def test_usage_behind_sentinels_is_found(
+    region: Redis, limiter: RedisLimiter, valkey: Any, valkeys: Any, tmp_path: Path, key_file: Path, command: Command
+) -> None:
+    await charge(limiter, tids_of(key_file), 4)
+    watched = Sentinels(valkeys, tmp_path, primary=valkey, number=1)
+
+    assert rows(command(*ACME, "--tier", "pro", TIDEGATE_REDIS_URL=watched.url))["minute"][2] == "4"
+
+
+def test_without_the_key_that_chooses_shards_nothing_is_shown(command: Command) -> None:
+    """It would say that nothing was used."""
+    result = command(*ACME, "--tier", "pro", TIDEGATE_LIMITS_SHARDS="12")
+
+    assert result.exit_code == 2
+    assert "--idempotency-key-file" in result.output
+
+
+def test_a_cluster_that_is_gone_is_status_1(command: Command, port: int) -> None:
+    result = command(*ACME, "--tier", "pro", TIDEGATE_REDIS_URL=f"redis+cluster://127.0.0.1:{port}")
+
+    assert result.exit_code == 1

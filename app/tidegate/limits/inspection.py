@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from tidegate.connections.blocking import Primaries, slot_of
+from tidegate.connections.url import RegionUrl
 from tidegate.contract import keys
 from tidegate.contract.codec import decode_tier
 from tidegate.contract.errors import TidegateError
@@ -56,43 +57,49 @@ class RegionUsage:
 
     Args:
         region: Its name, for people.
-        url: One of which redis-py can make a client.
+        url: Its URL.
     """
 
-    def __init__(self, region: str, url: str) -> None:
+    def __init__(self, region: str, url: RegionUrl) -> None:
         self.region = region
-        timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-        self._redis: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **timeouts)
+        self._primaries = Primaries(url, timeout_seconds=TIMEOUT_SECONDS)
 
     def tier_names(self) -> list[str]:
         """Names of the region's tiers."""
         with self._translated():
-            return sorted(name.decode(errors="replace") for name in self._redis.hkeys(keys.TIERS))
+            found: Any = self._primaries.of(keys.TIERS).hkeys(keys.TIERS)
+        return sorted(name.decode(errors="replace") for name in found)
 
     def tier(self, name: str) -> Tier | None:
         """The tier of that name, if the region has one."""
         with self._translated():
-            text = self._redis.hget(keys.TIERS, name)
+            text: Any = self._primaries.of(keys.TIERS).hget(keys.TIERS, name)
         return decode_tier(name, text).tier if text else None
 
     def peek(self, tids: tuple[str, ...], tier: Tier) -> list[Peeked]:
         """Every window of `tier` as the identity of these pseudonyms has used it, in whichever of its names that is kept."""
-        held, now = self._read([keys.usage(tid) for tid in tids])
+        names = [keys.usage(tid) for tid in tids]
+        with self._translated(), self._primaries.of(names[0]).pipeline(transaction=False) as pipeline:
+            # At one instant, as a vector may move from one to the other.
+            pipeline.mget(names)
+            pipeline.time()
+            held, now = _timed(pipeline.execute())
         # As the script does: the preferred name counts, the other one only where that has nothing.
-        return _peek(next(filter(None, held), None), tier, now)
+        return _peek(next(filter(None, held[0]), None), tier, now)
 
     def forget(self, tids: tuple[str, ...]) -> bool:
         """Forget all usage of an identity; whether there was any."""
         with self._translated():
-            return bool(self._redis.unlink(*(keys.usage(tid) for tid in tids)))
+            names = [keys.usage(tid) for tid in tids]
+            return bool(self._primaries.of(names[0]).unlink(*names))
 
     def sweep(self, tier: Tier) -> Sweep:
         """How the identities of the region would fare under `tier` now, whatever their own tiers are."""
         sweep, seen = Sweep(), set[bytes]()
-        for batch in self._batches():
+        for redis, batch in self._batches():
             fresh = set(batch) - seen  # a scan may name a key twice
             seen |= fresh
-            vectors, now = self._read(list(fresh)) if fresh else ([], 0)
+            vectors, now = self._read(redis, list(fresh)) if fresh else ([], 0)
             for held in filter(None, vectors):
                 refusing = [peeked.state.window.name for peeked in _peek(held, tier, now) if peeked.wait_seconds]
                 sweep.identities += 1
@@ -103,19 +110,27 @@ class RegionUsage:
                 break
         return sweep
 
-    def _batches(self) -> Iterator[list[bytes]]:
-        cursor = None
-        while cursor != 0:
-            with self._translated():
-                cursor, batch = self._redis.scan(cursor or 0, match=keys.USAGES, count=BATCH_KEYS)
-            yield batch
+    def _batches(self) -> Iterator[tuple[Redis, list[bytes]]]:
+        with self._translated():
+            primaries = self._primaries.all()
+        for redis in primaries:
+            cursor = None
+            while cursor != 0:
+                with self._translated():
+                    reply: Any = redis.scan(cursor or 0, match=keys.USAGES, count=BATCH_KEYS)
+                cursor, batch = reply
+                yield redis, batch
 
-    def _read(self, names: list[Any]) -> tuple[list[bytes | None], int]:
-        with self._translated(), self._redis.pipeline() as pipeline:
-            pipeline.mget(names)
+    def _read(self, redis: Redis, names: list[bytes]) -> tuple[list[bytes | None], int]:
+        by_slot: dict[int, list[bytes]] = {}
+        for name in names:
+            by_slot.setdefault(slot_of(name), []).append(name)
+        with self._translated(), redis.pipeline(transaction=False) as pipeline:
+            for together in by_slot.values():
+                pipeline.mget(together)
             pipeline.time()
-            held, (seconds, microseconds) = pipeline.execute()
-        return held, seconds * 1_000_000 + microseconds
+            held, now = _timed(pipeline.execute())
+        return list(chain.from_iterable(held)), now
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -123,6 +138,11 @@ class RegionUsage:
             yield
         except (RedisError, OSError) as ex:
             raise RegionUnreadableError(f"the Redis of {self.region} does not answer as it must: {type(ex).__name__}") from ex
+
+
+def _timed(replies: list[Any]) -> tuple[list[Any], int]:
+    *held, (seconds, microseconds) = replies
+    return held, seconds * 1_000_000 + microseconds
 
 
 def _peek(held: bytes | None, tier: Tier, now: int) -> list[Peeked]:
