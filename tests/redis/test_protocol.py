@@ -297,6 +297,20 @@ async def test_what_is_no_sound_request_of_http_1_is_answered_with_a_problem(ser
     assert problem(await ask(port, head + b"\r\n\r\n"))["status"] == status
 
 
+async def test_space_around_a_value_is_no_part_of_it(serve: Serve, port: int) -> None:
+    """RFC 9110, 5.5: else a retry that another proxy sends is another request."""
+    seen: dict[bytes, bytes] = {}
+
+    async def look(scope: Any, receive: Any, send: Any) -> None:
+        seen.update(scope["headers"])
+        await refuse_early(scope, receive, send)
+
+    await serve(look)
+    await ask(port, GET + b"A: \t a b \t \r\nTransfer-Encoding: chunked \r\n\r\n0\r\n\r\n")
+
+    assert (seen[b"a"], seen[b"transfer-encoding"]) == (b"a b", b"chunked")
+
+
 async def test_http_1_0_needs_no_host(serve: Serve, port: int) -> None:
     await serve(echo)
 
@@ -319,6 +333,36 @@ async def test_no_answer_is_lost_for_what_comes_behind_its_request(
     await serve(answer_slowly)
 
     assert statuses(await ask(port, *parts, pause=0.05)) == expected
+
+
+async def test_nothing_is_done_on_a_connection_that_ends(serve: Serve, port: int) -> None:
+    """RFC 9112, 9.6: a client that was told so takes what it sent behind for not done, and does it again."""
+    done: list[str] = []
+
+    async def end(scope: Any, receive: Any, send: Any) -> None:
+        done.append(scope["path"])
+        await asyncio.sleep(0.05)
+        fields = [(b"content-length", b"0"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": fields})
+        await send({"type": "http.response.body", "body": b""})
+
+    await serve(end)
+    buy = b"GET /buy HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    assert [statuses(await ask(port, WHOLE + buy)), statuses(await ask(port, WHOLE + buy + b"}garbage\r\n\r\n"))] == [[413], [413]]
+    assert done == ["/", "/"]
+
+
+async def test_an_answer_is_read_to_its_end_though_the_connection_ends(serve: Serve, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.1)
+    await serve(answer_largely_in(1))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    await asyncio.sleep(0.3)
+
+    async with asyncio.timeout(5):
+        assert len(await reader.read()) > 20_000_000
+    writer.close()
 
 
 async def test_the_requests_that_wait_on_a_connection_are_bounded(serve: Serve, port: int) -> None:

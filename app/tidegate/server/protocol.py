@@ -169,7 +169,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field of the head. One that comes after the body is a trailer, and no trailer is a header (RFC 9110, 6.5.1)."""
         if self._is_in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.rstrip(b" \t"))  # no part of the value (RFC 9110, 5.5), but httptools leaves it there
             self._count_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
@@ -285,6 +285,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._end is not None:
             return
         self._stop_waiting()
+        self.pipeline.clear()  # a client that was told of the end does not learn what becomes of these (RFC 9112, 9.6)
         if self._is_in_head and not self._ignores_input:
             self._socket.close()
             self._end = self.loop.call_later(UNREAD_SECONDS, self._socket.abort)
@@ -292,7 +293,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._ignores_input = True
         if not self._socket.is_closing():
             self._socket.write_eof()
-        self._end = self.loop.call_later(LINGER_SECONDS, self._socket.abort)
+        is_read = not self._socket.get_write_buffer_size()
+        self._end = self.loop.call_later(LINGER_SECONDS if is_read else UNREAD_SECONDS, self._socket.abort)
 
 
 def _problem(status: HTTPStatus, detail: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
