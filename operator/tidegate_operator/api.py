@@ -6,6 +6,7 @@ The client logs in with the function that kopf logs in with; it needs `list` on 
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ssl import SSLContext
 from typing import Any, Protocol
 
@@ -143,4 +144,7 @@ def read_object(body: Mapping[str, Any]) -> DesiredTier:
     """What a RateLimitTier, as the API server sends it, wants."""
     metadata = body["metadata"]
     status, created = body.get("status") or {}, metadata["creationTimestamp"]
-    return desired_tier(metadata["name"], metadata["uid"], metadata["generation"], body.get("spec"), status=status, created=created)
+    tier = desired_tier(metadata["name"], metadata["uid"], metadata["generation"], body.get("spec"), status=status, created=created)
+    # A number on every API server that keeps its objects in etcd; elsewhere two objects of one second are not ordered.
+    version = metadata.get("resourceVersion", "")
+    return replace(tier, resource_version=int(version)) if version.isdecimal() else tier

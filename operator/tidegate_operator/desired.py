@@ -21,7 +21,8 @@ class DesiredTier:
         generation: Newest generation seen; differs from the document's while the newest spec is refused.
         violations: Why the newest spec is refused; empty when it was accepted.
         status: The status that the object carries now; None when only the operator itself knows it.
-        created: When the object was made (RFC 3339, UTC); of two that had the name the later one counts. Empty where there is one at most.
+        created: When the object was made (RFC 3339, UTC, whole seconds). Empty where a name has one object at most.
+        resource_version: Of the object as it is described here; grows with every change of it, and over objects.
         observed_at: Monotonic seconds at which this generation was first seen.
     """
 
@@ -32,7 +33,13 @@ class DesiredTier:
     violations: tuple[Violation, ...] = ()
     status: Mapping[str, Any] | None = None
     created: str = ""
+    resource_version: int = field(default=0, compare=False)
     observed_at: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def age(self) -> tuple[str, int]:
+        """What orders the objects that had a name: the greatest is the one that counts."""
+        return self.created, self.resource_version
 
     @property
     def last_status(self) -> Mapping[str, Any]:

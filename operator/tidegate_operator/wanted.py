@@ -38,7 +38,7 @@ class WantedTiers:
         """
         known = self.tiers.get(tier.name)
         self._touched[tier.name] = time.monotonic()
-        if known and known.created > tier.created:
+        if known and known.uid != tier.uid and known.age > tier.age:
             return False  # nothing orders the events of two objects: this one is gone already
         if known and known.uid == tier.uid:
             if known.generation > tier.generation or (known.generation == tier.generation and known.status == tier.status):

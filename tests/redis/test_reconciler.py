@@ -340,9 +340,15 @@ async def test_removing_an_older_object_of_the_name_changes_nothing(valkey: Any,
         await eventually(holds(valkey, free=10, pro=10))
 
 
-async def test_late_news_of_an_older_object_of_the_name_changes_nothing(valkey: Any, eventually: Eventually):
-    """An object that was made anew outlives what is still to be heard of its predecessor."""
-    new, old = (replace(wanted(uid=uid, limit=limit), created=f"2026-11-25T12:00:0{limit}Z") for uid, limit in (("new", 2), ("old", 1)))
+@pytest.mark.parametrize(
+    "ages", [(("2026-11-25T12:00:01Z", 9), ("2026-11-25T12:00:02Z", 8)), (("2026-11-25T12:00:01Z", 98), ("2026-11-25T12:00:01Z", 102))]
+)
+async def test_late_news_of_an_older_object_of_the_name_changes_nothing(valkey: Any, eventually: Eventually, ages: Any):
+    """An object that was made anew outlives what is still to be heard of its predecessor, also of the same second."""
+    old, new = (
+        replace(wanted(uid=uid, limit=limit), created=created, resource_version=version)
+        for (uid, limit), (created, version) in zip((("old", 1), ("new", 2)), ages, strict=True)
+    )
     objects = Objects(new)
     async with operator(objects, frankfurt=valkey) as reconciler:
         await eventually(holds(valkey, free=2))
