@@ -6,7 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
+from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
@@ -117,14 +119,48 @@ async def test_a_killed_server_fails_whoever_waits(valkeys: Callable[..., Any], 
         assert await channel.call(["k"], [b"3"]) == b"k=3"
 
 
-async def test_an_end_settles_everybody(valkeys: Callable[..., Any], make: Make):
+async def test_what_cannot_be_connected_fails_its_calls(make: Make):
+    """Whatever is wrong with it: nobody waits for ever."""
+    channel = ScriptChannel(lambda: 1 / 0, SCRIPT)
+
+    with pytest.raises(RedisConnectionError, match="ZeroDivisionError"):
+        await channel.call(["k"], [b"1"])
+
+
+class Late(Connection):
+    """Connected a moment before anybody looks."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        await asyncio.sleep(0.1)
+
+
+async def test_a_server_that_hung_up_before_we_read_fails_the_call():
+    """uvloop, of which workers are made, tells nobody of an end that has come already."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def call(port: int) -> None:
+        channel = ScriptChannel(lambda: Late(port=port, protocol=2, driver_info=None), SCRIPT)
+        async with asyncio.timeout(2):
+            await channel.call(["k"], [b"1"])
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1") as server:
+        with pytest.raises(RedisConnectionError, match="not connected"):
+            await asyncio.to_thread(uvloop.run, call(server.sockets[0].getsockname()[1]))
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5])
+async def test_an_end_settles_everybody(valkeys: Callable[..., Any], make: Make, turns: int):
     server = valkeys()
     async with server.client() as redis:
         connected, connecting = make(redis), make(redis)
         await connected.call(["k"], [b"1"])
         server.freeze()
         calls = [channel.call(["k"], [b"2"]) for channel in (connected, connecting)]
-        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
 
         async with asyncio.timeout(1):
             await connected.aclose()

@@ -15,7 +15,7 @@ _SEVERAL = re.compile(
 )
 _DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 _SENTINEL_LOGIN = {"sentinel_username": "username", "sentinel_password": "password"}
-_UNUSABLE = (ValueError, TypeError, LookupError, RedisError)
+_UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, RedisError)
 _ONE_SERVER = "redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE or unix:///PATH"
 _SEVERAL_SERVERS = "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE or redis+cluster://HOST:PORT,HOST:PORT (rediss+: over TLS)"
 

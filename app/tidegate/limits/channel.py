@@ -13,7 +13,7 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 Reply = asyncio.Future[bytes]
 Call = tuple[tuple[Any, ...], Reply]
@@ -65,6 +65,7 @@ class ScriptChannel(asyncio.Protocol):
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
+            self._end_attempt("this worker stops")  # a task that was cancelled before it began did not
         self.drop()
 
     def data_received(self, data: bytes) -> None:
@@ -84,26 +85,29 @@ class ScriptChannel(asyncio.Protocol):
             _fail(reply, "connection lost")
 
     async def _connect(self) -> None:
-        reason = "this worker stops"
         try:
             connection = self._make_connection()
             await connection.connect()  # type: ignore[no-untyped-call]
             self._take_over(connection)
-        except (RedisError, OSError, TimeoutError) as ex:
-            reason = f"not connected: {type(ex).__name__}"
-        finally:
-            self._connecting = None
-            unsent, self._unsent = self._unsent, []
-            for call in unsent:
-                if self._transport is None:
-                    _fail(call[1], reason)
-                elif not call[1].done():
-                    self._send(self._transport, b"EVALSHA", self._sha, call)
+        except Exception as ex:  # noqa: BLE001 - whatever a URL made of redis-py, callers are told, and the next one tries again
+            self._end_attempt(f"not connected: {type(ex).__name__}")
+        else:
+            self._end_attempt()
+
+    def _end_attempt(self, reason: str = "") -> None:
+        self._connecting = None
+        unsent, self._unsent = self._unsent, []
+        for call in unsent:
+            if self._transport is None:
+                _fail(call[1], reason)
+            elif not call[1].done():
+                self._send(self._transport, b"EVALSHA", self._sha, call)
 
     def _take_over(self, connection: AbstractConnection) -> None:
-        # The one thing of redis-py that is used here and not promised; else names, TLS and credentials would all be ours.
-        writer = connection._writer
-        if writer is None:
+        # What is used of redis-py here and not promised; else names, TLS and credentials would all be ours.
+        reader, writer = connection._reader, connection._writer
+        if reader is None or writer is None or reader.at_eof() or writer.transport.is_closing():
+            connection._close()  # type: ignore[no-untyped-call]
             raise RedisConnectionError("closed at once")
         self._connection, self._transport, self._reader = connection, writer.transport, hiredis.Reader()
         self._transport.set_protocol(self)

@@ -59,7 +59,6 @@ class RedisLimiter:
         self._circuit = Circuit()
         self._is_flush_due = False
         self._turn_began = 0.0
-        self._flights: set[_Flight] = set()
         self._measures = measures or Measures()
         self._has_seen_unknown = False
 
@@ -82,8 +81,6 @@ class RedisLimiter:
     async def aclose(self) -> None:
         """Fail whoever waits, and end what is under way; the client stays open."""
         _fail(self._commit.drain(), "this worker stops")
-        for flight in self._flights:
-            flight.reply.cancel()
         await self._channel.aclose()
 
     def _submit(self, tids: Tids, policy: Policy, amounts: Amounts) -> Caller:
@@ -100,10 +97,10 @@ class RedisLimiter:
     def _flush(self) -> None:
         self._is_flush_due = False
         while batch := self._commit.take():
-            flight = _Flight(batch, self._channel.call(key_names(batch), arguments(batch)))
+            asked_at = time.monotonic()
+            flight = _Flight(batch, self._channel.call(key_names(batch), arguments(batch)), asked_at)
             flight.timer = asyncio.get_running_loop().call_later(self._deadline_seconds, self._expire, flight)
             flight.reply.add_done_callback(partial(self._end, flight))
-            self._flights.add(flight)
 
     def _expire(self, flight: "_Flight") -> None:
         flight.timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._give_up, flight)
@@ -114,7 +111,6 @@ class RedisLimiter:
         self._channel.drop()
 
     def _end(self, flight: "_Flight", reply: Reply) -> None:
-        self._flights.discard(flight)
         flight.timer.cancel()
         try:
             self._land(flight, list(answers(flight.runs, reply.result())))
@@ -187,10 +183,10 @@ class _Flight:
     __slots__ = ("asked_at", "is_over", "reply", "runs", "timer")
     timer: asyncio.TimerHandle
 
-    def __init__(self, runs: list[Run[Caller]], reply: Reply) -> None:
+    def __init__(self, runs: list[Run[Caller]], reply: Reply, asked_at: float) -> None:
         self.runs = runs
         self.reply = reply
-        self.asked_at = time.monotonic()
+        self.asked_at = asked_at
         self.is_over = False
 
 
