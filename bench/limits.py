@@ -28,7 +28,7 @@ from bench.valkey import cpu_microseconds, valkey
 from redis import Redis
 from tests.kube.tools import ToolBuildFailed, ToolUnavailable
 
-WARM_UP = 2_048
+WARM_UP = 1_024
 LONGEST_SECONDS = 0.8
 """Of a run: whoever is slower decides less often."""
 COLUMNS = "{:38} {:>5} {:>24} {:>24} {:>24} {:>9} {:>5}"
