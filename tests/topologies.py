@@ -89,6 +89,17 @@ class ValkeyCluster:
         self.call(source, "SETSLOT", slot, "MIGRATING", self.call(target, "MYID").decode())
         self._disturbed[slot] = source
 
+    def migrate(self, slot: int, source: Valkey, target: Valkey) -> None:
+        """Begin to move a slot with its keys, by the server's own means."""
+        self.call(source, "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", self.call(target, "MYID").decode())
+        self._disturbed[slot] = source
+
+    def owner_of(self, slot: int) -> Valkey:
+        """By what all nodes say, or else the primary that had it at the start."""
+        said = {max(owner for owner in self._owners(node) if owner[0] <= slot)[2] for node in self.primaries}
+        [port] = said if len(said) == 1 else [self.primaries[slot * 3 // SLOTS].port]
+        return next(node for node in self.primaries if node.port == port)
+
     def assign(self, slot: int, owner: Valkey) -> None:
         """Make an empty slot another primary's; with a newer epoch, or old news would take it back."""
         self.call(owner, "BUMPEPOCH")

@@ -262,6 +262,22 @@ async def test_a_slot_on_its_way_is_asked_for_where_it_goes(movable: ValkeyClust
         assert await client.dbsize() == 1
 
 
+async def test_a_slot_that_is_moved_at_once_takes_its_usage_along(movable: ValkeyCluster, limiter: ShardedLimiter, eventually: Eventually):
+    """By the atomic migration of Valkey 9: no decision fails, and none is forgotten."""
+    first, second, _ = movable.primaries
+    names = [name_in(movable, first, f"t{number}") for number in range(50)]
+    slot = key_slot(keys.usage(names[0]).encode())
+    counted = [await asyncio.gather(*(count(limiter, name) for name in names))]
+
+    movable.migrate(slot, first, second)
+    while (len(counted) < 40 and movable.owner_of(slot) is first) or len(counted) < 5:
+        counted.append(await asyncio.gather(*(count(limiter, name) for name in names)))
+    await eventually(lambda: movable.owner_of(slot) is second)
+    counted.append(await asyncio.gather(*(count(limiter, name) for name in names)))
+
+    assert counted == [[number] * len(names) for number in range(1, len(counted) + 1)]
+
+
 # --- users ---------------------------------------------------------------------------------------------------------------
 
 
