@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+from structlog.testing import capture_logs
 from tests.conftest import Valkey
 from tests.topologies import Certificates, ValkeyCluster, Way
 
@@ -165,6 +167,44 @@ async def test_a_stop_fails_whoever_waits_for_any_shard(limiter: ShardedLimiter)
 def test_one_shard_costs_nothing_of_this(redis: Cluster):
     assert isinstance(limiter_of(redis, shards=1, deadline_seconds=1, measures=Measures()), RedisLimiter)
     assert isinstance(limiter_of(redis, shards=2, deadline_seconds=1, measures=Measures()), ShardedLimiter)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(ResponseError("OOM no room at 10.0.0.1"), "OOM$"), (TimeoutError("10.0.0.1"), "TimeoutError$")]
+)
+async def test_the_error_names_no_address(limiter: ShardedLimiter, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str):
+    with pytest.raises(LimitStoreUnavailableError, match=said):
+        await fail_by(error, limiter, monkeypatch)
+
+
+async def test_an_unexpected_error_is_logged_and_fails_its_callers(limiter: ShardedLimiter, monkeypatch: pytest.MonkeyPatch):
+    with capture_logs() as logs, pytest.raises(LimitStoreUnavailableError, match="unexpected"):
+        await fail_by(LookupError(), limiter, monkeypatch)
+
+    assert [entry["event"] for entry in logs] == ["a batch ended unexpectedly", "limits are not decided"]
+
+
+async def fail_by(error: Exception, limiter: ShardedLimiter, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(limiter._limiters[7]._channel, "_script", broken)
+    async with asyncio.timeout(0.5):
+        await limiter.decide(("7:t",), HOUR, ONE)
+
+
+async def test_only_a_shard_that_fails_is_lost_until_it_grants_again(limiter: ShardedLimiter, monkeypatch: pytest.MonkeyPatch):
+    """Others that grant meanwhile do not make it look well."""
+    measures = limiter._limiters[0]._measures
+    with monkeypatch.context() as patch, pytest.raises(LimitStoreUnavailableError):
+        await fail_by(TimeoutError(), limiter, patch)
+    await count(limiter, "3:t")
+
+    assert (list(measures.lost), measures.decides(time.monotonic())) == ([7], False)
+
+    await asyncio.sleep(RETRY_SECONDS)
+    await count(limiter, "7:t")
+    assert measures.decides(time.monotonic())
 
 
 async def test_a_refusal_is_remembered_by_whichever_shard(limiter: ShardedLimiter):

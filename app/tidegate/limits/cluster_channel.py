@@ -39,9 +39,15 @@ class ClusterChannel:
         try:
             answer = await self._script(keys, arguments)
         except (RedisError, OSError, TimeoutError) as ex:
-            if not reply.done():
-                # The text of others holds addresses.
-                reply.set_exception(ex if type(ex) is ResponseError else RedisConnectionError(type(ex).__name__))
+            # The text of others holds addresses.
+            _fail(reply, ex if type(ex) is ResponseError else RedisConnectionError(type(ex).__name__))
+        except Exception as ex:  # noqa: BLE001 - whoever waits is to hear of it
+            _fail(reply, ex)
         else:
             if not reply.done():
                 reply.set_result(answer)
+
+
+def _fail(reply: Reply, error: Exception) -> None:
+    if not reply.done():
+        reply.set_exception(error)
