@@ -22,6 +22,10 @@ class Tiers(Protocol):
     unknown_tiers: int
 
     @property
+    def workers(self) -> int:
+        """How many share the region's limits, 0 if that is unknown."""
+
+    @property
     def snapshot(self) -> TierSnapshot:
         """The tiers in force."""
 
@@ -56,6 +60,9 @@ class PlatformMetrics(Collector):
         )
         yield _histogram("tidegate_limits_batch_decisions", "Decisions in a script call.", measures.batch_decisions)
         yield _histogram("tidegate_limits_round_trip_seconds", "From a script call to its answer.", measures.round_trip_seconds)
+        yield GaugeMetricFamily(
+            "tidegate_limits_workers", "Workers of the region, as this one shares limits with them.", self._tiers.workers
+        )
         yield CounterMetricFamily("tidegate_tiers_unknown", "Requests that named an unknown tier.", self._tiers.unknown_tiers)
         yield GaugeMetricFamily("tidegate_tiers_revision", "Revision of the tiers in force.", snapshot.revision)
 

@@ -43,7 +43,7 @@ def test_metrics_and_their_documentation_are_equal() -> None:
     """By name, type and labels; and the outcomes of a decision."""
     text = (ROOT / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `(tidegate_\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE)
-    tiers = SimpleNamespace(unknown_tiers=0, snapshot=SimpleNamespace(revision=1, tiers={"free": None}))
+    tiers = SimpleNamespace(unknown_tiers=0, workers=1, snapshot=SimpleNamespace(revision=1, tiers={"free": None}))
     families = list(PlatformMetrics(Measures(), tiers).collect())
     labels = {family.name: {label for sample in family.samples for label in sample.labels} - {"le"} for family in families}
 

@@ -264,6 +264,7 @@ async def test_a_worker_whose_redis_does_not_decide_says_so_everywhere(
 
         await eventually(lambda: GRANTED in shown_by(first), 15)
         await eventually(lambda: is_deciding(True))
+        await eventually(lambda: shown_by(first)["tidegate_limits_workers"] == 1)
         well = httpx.get(url, headers=token)
         before = shown_by(first)
         if loss == "forbidden":

@@ -16,7 +16,7 @@ Labels = tuple[tuple[str, str], ...]
 def shown(measures: Measures, *tiers: str, revision: int = 7, unknown: int = 0) -> dict[tuple[str, Labels], float]:
     registry = CollectorRegistry()
     snapshot = SimpleNamespace(revision=revision, tiers=dict.fromkeys(tiers))
-    registry.register(PlatformMetrics(measures, SimpleNamespace(snapshot=snapshot, unknown_tiers=unknown)))
+    registry.register(PlatformMetrics(measures, SimpleNamespace(snapshot=snapshot, unknown_tiers=unknown, workers=4)))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
