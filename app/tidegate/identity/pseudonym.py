@@ -2,8 +2,13 @@
 
 import base64
 import hmac
+from collections.abc import Callable
+from functools import lru_cache
 
 from tidegate.contract.keys import sharded
+
+MEMO_PARTITIONS = 8192
+"""Remembered by a worker, as many as tokens: working a pseudonym out costs 2 to 3 microseconds of every request."""
 
 
 class Pseudonyms:
@@ -20,9 +25,10 @@ class Pseudonyms:
         self._keyed = [hmac.new(key, b"v1|", "sha256") for key in keys]
         self._shards = shards
         self._shard_keyed = hmac.new(shard_key, b"shard|v1|", "sha256")
-
-    def tids(self, partition: str) -> tuple[str, ...]:
+        self.tids: Callable[[str], tuple[str, ...]] = lru_cache(MEMO_PARTITIONS)(self._tids)
         """The pseudonyms of a partition of `Principal.partition`, one a key: 128 bits in 22 base64url characters."""
+
+    def _tids(self, partition: str) -> tuple[str, ...]:
         tids = tuple(_tid(keyed.copy(), partition) for keyed in self._keyed)
         if self._shards == 1:
             return tids
