@@ -202,7 +202,9 @@ def _read_tier(question: Question) -> Tier:
     import yaml  # in its place: the rest works without
 
     try:
-        manifests = [manifest for manifest in yaml.safe_load_all(question.simulate or "") if manifest["kind"] == "RateLimitTier"]
+        manifests = [
+            manifest for manifest in yaml.safe_load_all(question.simulate or "") if manifest and manifest["kind"] == "RateLimitTier"
+        ]
         tiers = [Tier.from_spec(manifest["metadata"]["name"], manifest["spec"]) for manifest in manifests]
     except InvalidTierError as ex:
         raise click.UsageError(f"the manifest of --simulate: {ex}") from ex

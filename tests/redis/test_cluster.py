@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 from structlog.testing import capture_logs
-from tests.conftest import Valkey
+from tests.conftest import Valkey, free_port
 from tests.topologies import Certificates, ValkeyCluster, Way
 
 from tidegate.connections.cluster import Cluster
 from tidegate.connections.connect import connect_region
-from tidegate.connections.url import RegionUrl
+from tidegate.connections.url import Address, RegionUrl
 from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument
 from tidegate.contract.errors import TidegateError
@@ -27,6 +27,7 @@ from tidegate.limits.circuit import RETRY_SECONDS
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.group_commit import BATCHES_IN_FLIGHT
+from tidegate.limits.inspection import RegionUsage
 from tidegate.limits.measures import Measures
 from tidegate.limits.redis import RedisLimiter
 from tidegate.limits.sharded import ShardedLimiter, limiter_of
@@ -128,10 +129,10 @@ async def test_each_shard_has_its_own_batches_under_way(limiter: ShardedLimiter,
     gate, under_way = asyncio.Event(), [0] * SHARDS
     for shard, one in enumerate(limiter._limiters):
 
-        async def held_up(*arguments: Any, shard: int = shard, script: Any = one._channel._script) -> object:
+        async def held_up(*arguments: Any, shard: int = shard, script: Any = one._channel._script, **named: Any) -> object:
             under_way[shard] += 1
             await gate.wait()
-            return await script(*arguments)
+            return await script(*arguments, **named)
 
         monkeypatch.setattr(one._channel, "_script", held_up)
     asked = []
@@ -185,7 +186,7 @@ async def test_an_unexpected_error_is_logged_and_fails_its_callers(limiter: Shar
 
 
 async def fail_by(error: Exception, limiter: ShardedLimiter, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(*_: object) -> bytes:
+    async def broken(*_: object, **__: object) -> bytes:
         raise error
 
     monkeypatch.setattr(limiter._limiters[7]._channel, "_script", broken)
@@ -448,3 +449,103 @@ async def test_a_primary_that_hangs_is_given_up_in_time(cluster: ValkeyCluster):
             async with asyncio.timeout(1):
                 await script(keys=[key])
         way.flows.set()
+
+
+async def test_a_subscription_passes_over_a_node_that_is_gone(cluster: ValkeyCluster, port: int, eventually: Eventually):
+    async with reached(f"redis+cluster://127.0.0.1:{port},127.0.0.1:{cluster.nodes[0].port}", timeout_seconds=0.25) as redis:
+        source = TierSource(redis, worker_id="w", default_tier="pro", last_good=None)
+        await source.start()
+        try:
+            await eventually(lambda: source.connected)
+        finally:
+            await source.stop()
+
+
+async def test_who_was_sent_on_goes_there_at_once_the_next_time(movable: ValkeyCluster, eventually: Eventually):
+    first, second, _ = movable.primaries
+    name = name_in(movable, first)
+    slot = key_slot(keys.usage(name).encode())
+    async with reached(movable.url) as redis:
+        limiter = ShardedLimiter(redis, SHARDS)
+        await count(limiter, name)
+        movable.flush()
+        movable.assign(slot, second)
+        await count(limiter, name)
+
+        await eventually(lambda: redis._primary(slot) == Address("127.0.0.1", second.port), 1.0)
+
+
+async def test_a_node_that_holds_nothing_any_more_is_forgotten_but_not_while_it_is_asked(cluster: ValkeyCluster, port: int):
+    """A primary whose first slot is on its way would lose the calls that it has begun to answer."""
+    other = Address("127.0.0.1", port)
+    async with reached(f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}") as redis:
+        redis._client(other)
+        redis._under_way[other] += 1
+        await redis._look_again()
+        assert other in redis._clients
+        redis._under_way.clear()
+        await redis._look_again()
+
+        assert other not in redis._clients
+
+
+async def test_a_node_that_knows_of_no_other_is_not_believed(cluster: ValkeyCluster, valkeys: Callable[..., Valkey]):
+    """One that lost its disk, or was never let in: the shards of all others would fail with its own."""
+    fresh = valkeys("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    async with reached(f"{cluster.url},127.0.0.1:{fresh.port}") as redis:
+        for _ in range(16):
+            await redis._look_again()
+
+            assert {one.primary.port for one in redis._ranges} == {node.port for node in cluster.primaries}
+    usage = RegionUsage("dublin", RegionUrl(f"redis+cluster://127.0.0.1:{fresh.port},127.0.0.1:{cluster.nodes[0].port}"))
+    assert [peeked.state.used for peeked in usage.peek(("0:nobody",), HOUR)] == [0]
+
+
+async def test_a_stop_fails_whoever_waits_for_an_answer(cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch, eventually: Eventually):
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    async with reached(cluster.url) as redis:
+        limiter = ShardedLimiter(redis, SHARDS, deadline_seconds=60)
+        channel = limiter._limiters[0]._channel
+        monkeypatch.setattr(channel, "_script", never)
+        waiting = asyncio.ensure_future(limiter.decide(("0:t",), HOUR, ONE))
+        await eventually(lambda: channel._calls)
+
+        async with asyncio.timeout(1):
+            await limiter.aclose()
+            with pytest.raises(LimitStoreUnavailableError):
+                await waiting
+
+
+async def test_what_was_given_up_before_it_was_sent_is_not_charged(
+    cluster: ValkeyCluster, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+):
+    """Its client has another answer by then."""
+    seed, primary = cluster.nodes[0], cluster.primaries[1]
+    name, gate = name_in(cluster, primary), asyncio.Event()
+    async with reached(f"redis+cluster://127.0.0.1:{seed.port}") as redis:
+        limiter = ShardedLimiter(redis, SHARDS, deadline_seconds=60)
+        channel = limiter._limiters[keys.shard_of(name)]._channel
+        pool = redis._client(Address("127.0.0.1", primary.port)).connection_pool
+        connect = pool.get_connection
+
+        async def connect_late() -> Any:
+            await gate.wait()
+            return await connect()
+
+        monkeypatch.setattr(pool, "get_connection", connect_late)
+        given_up = asyncio.ensure_future(limiter.decide((name,), HOUR, ONE))
+        await eventually(lambda: redis._under_way.total())
+        given_up.cancel()
+        for reply in channel._calls.values():
+            reply.cancel()
+        gate.set()
+        await eventually(lambda: not channel._calls)
+
+        async def counted() -> int:
+            with suppress(LimitStoreUnavailableError):
+                return await count(limiter, name)
+            return 0
+
+        assert await eventually(counted) == 1

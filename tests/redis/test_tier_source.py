@@ -200,7 +200,7 @@ async def test_the_heartbeat_goes_on(redis: Redis, make: Make, eventually: Event
 
 async def test_workers_that_fell_silent_are_dropped_and_others_kept(redis: Redis, make: Make) -> None:
     seconds, _ = await redis.time()
-    beats = {"old": seconds - 11, "recent": seconds - 5}
+    beats = {"old": seconds - 11, "recent": seconds - 5, "of-a-faster-clock": seconds + 11}
     texts = {name: json.dumps({"at": at * 1000, "ready": True, "revision": 1}, separators=(",", ":")) for name, at in beats.items()}
     await redis.hset(keys.WORKERS, mapping=texts | {"odd": "{}"})
 

@@ -198,7 +198,7 @@ async def test_all_identities_are_counted_in_batches(
         for _ in range(3 if number < 40 else 1):
             await limiter.decide((f"t{number}",), held, Amounts())
     await region.hset(keys.usage("of another kind"), "a", "b")
-    (tmp_path / "gold.yaml").write_text(MANIFEST)
+    (tmp_path / "gold.yaml").write_text(f"# Source: a template\n---\n{MANIFEST}\n---\n")
     before = await region.dbsize()
     await region.config_resetstat()
 

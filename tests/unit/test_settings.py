@@ -73,6 +73,8 @@ def test_several_servers_may_hold_a_region_but_not_the_store(url: str):
         "redis://:hunter2@redis?db=x",
         "redis://:hunter2@redis?hunter2=1",
         "rediss://:hunter2@redis?ssl_cert_reqs=hunter2",
+        "redis://:hunter2@redis?decode_responses=true",
+        "redis://:hunter2@redis?retry=3",
         "unix://",
         "unix://run/hunter2.sock",
         "redis+sentinel://:hunter2@a",

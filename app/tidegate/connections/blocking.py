@@ -52,8 +52,9 @@ class Primaries:
         Raises:
             RedisError: None is found.
         """
-        slot = slot_of(key.encode())
-        return [client for first, client in self._look() if first <= slot][-1]
+        slot, found = slot_of(key.encode()), self._look()
+        # Of a slot before the first that somebody holds any primary says so.
+        return next((client for first, client in reversed(found) if first <= slot), found[0][1])
 
     def _look(self) -> list[tuple[int, Redis]]:
         if not self._found:
@@ -71,8 +72,10 @@ class Primaries:
             return [(0, primary)]
         for member in servers.members:
             with suppress(RedisError):
-                return _read(Redis(host=member.host, port=member.port, **{**options, **servers.options}), member.host, options, servers)
-        raise RedisError("no node of the cluster answers")
+                node = Redis(host=member.host, port=member.port, **{**options, **servers.options})
+                if found := _read(node, member.host, options, servers):
+                    return found
+        raise RedisError("no node of the cluster tells who holds what")
 
 
 def _read(node: Redis, host: str, options: dict[str, Any], servers: SeveralServers) -> list[tuple[int, Redis]]:

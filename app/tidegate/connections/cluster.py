@@ -7,6 +7,7 @@ cluster; what it sends after ASKING may go over another connection; and a transa
 import asyncio
 import random
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from redis.asyncio.client import PubSub
 from redis.commands.core import AsyncScript
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, ClusterError, MovedError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tidegate.connections.url import Address
 
@@ -46,6 +48,7 @@ class Cluster:
         self._seeds = tuple(self._clients)
         self._ranges: list[_Range] = []
         self._look: asyncio.Task[None] | None = None
+        self._under_way: Counter[Address] = Counter()
 
     def register_script(self, script: str) -> "ClusterScript":
         """A script, sent to nobody yet."""
@@ -62,13 +65,17 @@ class Cluster:
             await asyncio.wait([self._look])
         await asyncio.gather(*(client.aclose() for client in self._clients.values()))
 
-    async def run(self, script: AsyncScript, keys: Sequence[str], args: Iterable[Any]) -> Any:
-        """The reply of `script`, from the primary of the slot that `keys` share."""
+    async def run(self, script: AsyncScript, keys: Sequence[str], args: Iterable[Any], is_wanted: Callable[[], bool] = lambda: True) -> Any:
+        """The reply of `script`, from the primary of the slot that `keys` share; sent only if it still is wanted then."""
         slot = key_slot(keys[0].encode())
         address, is_asking = self._primary(slot) or await self._find(slot), False
         for _ in range(1 + REDIRECTIONS):
-            client = self._client(address)
+            client, called = self._client(address), address
+            self._under_way[called] += 1
             try:
+                await _connected(client)
+                if not is_wanted():
+                    raise RedisConnectionError("given up before it was sent")
                 return await (_ask(client, script, keys, args) if is_asking else script(keys=keys, args=args, client=client))
             except MovedError as ex:
                 address, is_asking = _named(ex, address), False
@@ -78,6 +85,8 @@ class Cluster:
             except (RedisError, OSError):
                 self._look_again()
                 raise
+            finally:
+                self._under_way[called] -= 1
         raise ClusterError("redirected too often")
 
     def _client(self, address: Address) -> Redis:
@@ -108,12 +117,16 @@ class Cluster:
         for address in random.sample(list(self._clients), len(self._clients)):
             with suppress(RedisError, OSError):
                 found = await self._clients[address].execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
-                self._ranges = sorted(_read(found, address))
-                await self._forget_others({one.primary for one in self._ranges})
-                return
+                # A node that lost its disk, or was never let in, knows of nobody: what others said stays.
+                if ranges := sorted(_read(found, address)):
+                    self._ranges = ranges
+                    await self._forget_others({one.primary for one in ranges})
+                    return
 
     async def _forget_others(self, primaries: set[Address]) -> None:
-        for address in set(self._clients) - primaries - set(self._seeds):
+        # Not one that is asked just now, as a primary whose first slot is on its way: the next look finds it idle.
+        busy = {address for address, calls in self._under_way.items() if calls}
+        for address in set(self._clients) - primaries - set(self._seeds) - busy:
             await self._clients.pop(address).aclose()
 
 
@@ -124,9 +137,16 @@ class ClusterScript:
         self._cluster = cluster
         self._script = script
 
-    async def __call__(self, keys: Sequence[str], args: Iterable[Any] = ()) -> Any:
-        """Run it where `keys` lie, which share a slot."""
-        return await self._cluster.run(self._script, keys, args)
+    async def __call__(self, keys: Sequence[str], args: Iterable[Any] = (), *, is_wanted: Callable[[], bool] = lambda: True) -> Any:
+        """Run it where `keys` lie, which share a slot; unless, when it could be sent, it is not wanted any more."""
+        return await self._cluster.run(self._script, keys, args, is_wanted)
+
+
+async def _connected(client: Redis) -> None:
+    # Or whoever gives up while a connection is made would be charged once it is.
+    pool = client.connection_pool
+    if not pool._available_connections:
+        await pool.release(await pool.get_connection())  # type: ignore[no-untyped-call]
 
 
 async def _ask(client: Redis, script: AsyncScript, keys: Sequence[str], args: Iterable[Any]) -> Any:
@@ -135,7 +155,12 @@ async def _ask(client: Redis, script: AsyncScript, keys: Sequence[str], args: It
     async with client.pipeline(transaction=False) as pipeline:
         pipeline.execute_command("ASKING")
         pipeline.evalsha(script.sha, len(keys), *keys, *args)
-        return (await pipeline.execute())[1]
+        # Raised as they are: redis-py would put the command, keys and all, in front of what was said.
+        replies = await pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies[1]
 
 
 def _named(error: AskError, by: Address) -> Address:

@@ -123,7 +123,10 @@ def connection_options(url: str) -> dict[str, Any]:
     """
     pool = ConnectionPool.from_url(url)
     pool.connection_class(**pool.connection_kwargs)
-    pool.get_encoder().encode("")  # type: ignore[no-untyped-call]
+    encoder = pool.get_encoder()  # type: ignore[no-untyped-call]
+    encoder.encode("")
+    if encoder.decode_responses:
+        raise ValueError("replies are read as bytes")
     return dict(parse_url(url))
 
 

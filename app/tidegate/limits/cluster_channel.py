@@ -15,14 +15,14 @@ class ClusterChannel:
 
     def __init__(self, script: ClusterScript) -> None:
         self._script = script
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], Reply] = {}
 
     def call(self, keys: Sequence[str], arguments: Sequence[bytes]) -> Reply:
         """The script's reply. The future fails with `redis.exceptions.RedisError`, and then nobody knows whether the script ran."""
         reply: Reply = asyncio.get_running_loop().create_future()
         call = asyncio.create_task(self._carry_out(reply, keys, arguments))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        self._calls[call] = reply
+        call.add_done_callback(self._calls.pop)
         return reply
 
     def drop(self) -> None:
@@ -30,14 +30,15 @@ class ClusterChannel:
 
     async def aclose(self) -> None:
         """End what is under way."""
-        for call in self._calls:
+        for call, reply in self._calls.items():
             call.cancel()
+            _fail(reply, RedisConnectionError("this worker stops"))
         await asyncio.gather(*self._calls, return_exceptions=True)
 
     async def _carry_out(self, reply: Reply, keys: Sequence[str], arguments: Sequence[bytes]) -> None:
         # Not ended with its reply: what is slow may be the connecting, which must come to an end or there never is a connection.
         try:
-            answer = await self._script(keys, arguments)
+            answer = await self._script(keys, arguments, is_wanted=lambda: not reply.done())
         except (RedisError, OSError, TimeoutError) as ex:
             # The text of others holds addresses.
             _fail(reply, ex if type(ex) is ResponseError else RedisConnectionError(type(ex).__name__))

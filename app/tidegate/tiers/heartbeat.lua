@@ -12,7 +12,7 @@ for i = 1, #known, 2 do
     local at = tonumber(string.match(known[i + 1], '"at":(%d+)'))
     if known[i] == ARGV[1] then
         before = string.match(known[i + 1], '"revision":(%d+)')
-    elseif not at or at < now - ARGV[6] then
+    elseif not at or math.abs(at - now) > tonumber(ARGV[6]) then -- also one that was stamped by a primary whose clock was ahead
         redis.call('HDEL', KEYS[1], known[i])
     end
 end
