@@ -25,10 +25,10 @@ COSTS = (1, 1, 1, 2, 5)
 class WritingLimiter(RedisLimiter):
     """Writes a line per run that was granted: instant, identity, requests and their cost; before any caller hears of it."""
 
-    def _land(self, flight: Any, found: Sequence[Decision | Answer]) -> None:
+    def _land(self, flight: Any, found: Sequence[Decision | Answer | None]) -> None:
         at = decided_at(flight.reply.result())
         for run, answer in zip(flight.runs, found, strict=True):
-            granted = len(run.callers) if isinstance(answer, Decision) else answer.granted
+            granted = len(run.callers) if isinstance(answer, Decision) else answer.granted if answer else 0
             if granted and not run.amounts.is_charge:
                 print(json.dumps([at, run.tids[0], granted, run.amounts.cost]), flush=True)
         super()._land(flight, found)

@@ -87,6 +87,7 @@ def asks_of(run: Run[object]) -> list[Ask]:
 def read(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Answer]:
     """The answers, also of those that are all granted."""
     for run, answer in zip(batch, answers(batch, reply), strict=True):
+        assert answer is not None
         yield Answer(len(run.callers), lambda answer=answer: answer.windows) if isinstance(answer, Decision) else answer
 
 

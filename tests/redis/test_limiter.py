@@ -517,6 +517,24 @@ async def test_a_look_finds_a_vector_under_its_other_name(redis: Redis):
     assert (await limiter.peek(("new", "old"), held)).windows[0].used == 1
 
 
+async def test_a_batch_that_would_hold_redis_for_long_is_decided_in_parts(redis: Redis):
+    """Vectors that hold windows of other tiers besides cost more than a worker can know; nobody is forgotten, nor decided twice."""
+    measures = Measures()
+    limiter, names = RedisLimiter(redis, measures=measures), [(f"{number}",) for number in range(100)]
+    others, held = tier(*((f"w{n}", 100, f"{n + 1}h", "Cost") for n in range(8))), tier(("minute", 17, "1m"))
+    await asyncio.gather(*(limiter.decide(name, others, ONE) for name in names))
+
+    for used in range(1, 20):
+        decisions = await asyncio.gather(*(limiter.decide(name, held, ONE) for name in names))
+        assert [decision.granted for decision in decisions] == [used <= 17] * 100
+        batches = sum(measures.batch_decisions.counts)
+        if used == 17:
+            before = batches
+
+    assert [decision.windows[0].used for decision in decisions] == [17] * 100
+    assert batches - before >= 3
+
+
 # --- sizes and changes -----------------------------------------------------------------------------------------------------
 
 

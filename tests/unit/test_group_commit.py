@@ -113,6 +113,20 @@ def test_charges_after_the_fact_add_up_and_are_due_though_nobody_waits():
     assert run.amounts.response_bytes == 123
 
 
+def test_what_was_not_decided_goes_out_before_all_others_in_its_order():
+    commit: GroupCommit[Waiter] = GroupCommit()
+    for name in "abc":
+        commit.add((name,), POLICIES[0], Amounts(), Waiter())
+    batch = commit.take()
+    for name in "bd":
+        commit.add((name,), POLICIES[0], Amounts(), Waiter())
+
+    commit.put_back(batch[1:])
+    commit.land()
+
+    assert [run.tids[0] for run in commit.take()] == ["b", "c", "b", "d"]
+
+
 def test_whoever_has_waited_too_long_is_told_apart():
     commit: GroupCommit[Waiter] = GroupCommit()
     for at in (1.0, 2.0, 3.0):

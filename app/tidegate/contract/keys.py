@@ -29,5 +29,7 @@ def shard_of(identity: str) -> int:
 
 def usage(identity: str) -> str:
     """Key of one identity's usage vector; `identity` is the pseudonymous tid, `sharded` or plain, never a name of a customer."""
+    if ":" not in identity:
+        return f"tg:1:usage:{{0}}:{identity}"
     shard, _, tid = identity.rpartition(":")
-    return f"tg:1:usage:{{{shard or 0}}}:{tid}"
+    return f"tg:1:usage:{{{shard}}}:{tid}"

@@ -5,6 +5,7 @@ Equal requests of one identity that follow one another are one run, which the sc
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -17,7 +18,7 @@ BATCH_MICROSECONDS = 900
 RUN_MICROSECONDS, WINDOW_MICROSECONDS = 5, 3
 """What a run and each window of its tier take of Redis when it is refused, which takes longest (`make bench-script`). So a batch holds
 up others for less than a millisecond; most are granted, and take a quarter of that. Windows of other tiers, which a vector keeps for as
-long as they count something, are not known here: a batch whose identities all have eight of those, and are all refused, takes up to 3.2."""
+long as they count something, are not known here: where they take too long, the script leaves the rest of a batch undecided."""
 
 
 class Caller(Protocol):
@@ -96,6 +97,10 @@ class GroupCommit(Generic[C]):
                 microseconds -= RUN_MICROSECONDS + WINDOW_MICROSECONDS * run.policy.size
         self._in_flight += bool(batch)
         return batch
+
+    def put_back(self, runs: Sequence[Run[C]]) -> None:
+        """Have runs that were taken and not decided wait again, before all others."""
+        self._waiting.extendleft(reversed(runs))
 
     def drain(self) -> list[Run[C]]:
         """Everybody who waits, and then nobody does."""

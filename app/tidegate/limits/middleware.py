@@ -1,5 +1,6 @@
 """Charges every request to its tier's windows before it runs, and says what is left; placed by `application.py`."""
 
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 import structlog
@@ -18,7 +19,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 class Limiter(Protocol):
     """The part of `RedisLimiter` that requests need; both methods may raise `LimitStoreUnavailableError`."""
 
-    async def decide(self, tids: tuple[str, ...], tier: Tier, amounts: Amounts) -> Decision:
+    def decide(self, tids: tuple[str, ...], tier: Tier, amounts: Amounts) -> Awaitable[Decision]:
         """Charge every window or none."""
 
     async def charge(self, tids: tuple[str, ...], tier: Tier, *, response_bytes: int) -> Decision:

@@ -62,13 +62,16 @@ class RedisLimiter:
         self._measures = measures or Measures()
         self._has_seen_unknown = False
 
-    async def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Decision:
-        """Charge `amounts` to every window of `tier` if all have room, else to none."""
+    def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Caller:
+        """Charge `amounts` to every window of `tier` if all have room, else to none. Await what it returns, or cancel it to leave."""
+        # No coroutine: one would cost every decision a tenth more.
         policy = policy_of(tier)
         if remembered := self._denials.recall(tids[0], policy, amounts):
             self._measures.remembered_refusals += 1
-            return remembered
-        return await self._submit(tids, policy, amounts)
+            caller: Caller = asyncio.get_running_loop().create_future()
+            caller.set_result(remembered)
+            return caller
+        return self._submit(tids, policy, amounts)
 
     async def charge(self, tids: Tids, tier: Tier, *, response_bytes: int) -> Decision:
         """Charge a response that was already granted; the windows may pass their limits, and the next request pays."""
@@ -123,17 +126,23 @@ class RedisLimiter:
             log.exception("a batch ended unexpectedly")
             self._lose(flight, "unexpected error")
 
-    def _land(self, flight: "_Flight", found: Sequence[Decision | Answer]) -> None:
+    def _land(self, flight: "_Flight", found: Sequence[Decision | Answer | None]) -> None:
         for run, answer in zip(flight.runs, found, strict=True):
-            self._settle(run, answer, flight.asked_at)
+            if isinstance(answer, Decision):
+                for caller in run.callers:
+                    if not caller.done():
+                        caller.set_result(answer)
+            elif answer is not None:
+                self._settle(run, answer, flight.asked_at)
         flight.is_over = True
+        self._commit.put_back([run for run, answer in zip(flight.runs, found, strict=True) if answer is None])
         self._commit.land()
         self._circuit.close()
         self._measures.round_trip_seconds.observe(time.monotonic() - flight.asked_at)
         self._measures.batch_decisions.observe(sum([len(run.callers) for run in flight.runs]))
         # A refusal charges nothing, so it does not show that a full or read-only Redis takes writes again.
         if self._shard in self._measures.lost and any(
-            answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)
+            answer and answer.granted and not run.amounts.is_charge for run, answer in zip(flight.runs, found, strict=True)
         ):
             del self._measures.lost[self._shard]
             log.warning("limits are decided again", shard=self._shard)
@@ -152,20 +161,13 @@ class RedisLimiter:
         # Whoever waits would only wait for the same.
         _fail([*flight.runs, *self._commit.drain()], f"the region's Redis did not decide: {reason}")
 
-    def _settle(self, run: Run[Caller], answer: Decision | Answer, asked_at: float) -> None:
-        if isinstance(answer, Decision):
-            for caller in run.callers:
-                if not caller.done():
-                    caller.set_result(answer)
-        elif answer.is_broken:
+    def _settle(self, run: Run[Caller], answer: Answer, asked_at: float) -> None:
+        if answer.is_broken:
             _fail([run], "the key of the usage vector holds something else")
-        else:
-            if answer.is_unknown and not self._has_seen_unknown:
-                self._has_seen_unknown = True
-                log.warning("usage vector of unknown form ignored", tier=run.policy.tier.name)
-            self._divide(run, answer, asked_at)
-
-    def _divide(self, run: Run[Caller], answer: Answer, asked_at: float) -> None:
+            return
+        if answer.is_unknown and not self._has_seen_unknown:
+            self._has_seen_unknown = True
+            log.warning("usage vector of unknown form ignored", tier=run.policy.tier.name)
         left, granted = answer.granted, Decision(True, answer.read)
         refused = granted
         if left < len(run.callers):

@@ -12,7 +12,7 @@ from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.denial_memory import DenialMemory
 from tidegate.limits.measures import Measures
-from tidegate.limits.redis import RedisLimiter, Tids
+from tidegate.limits.redis import Caller, RedisLimiter, Tids
 
 
 class ShardedLimiter:
@@ -25,9 +25,9 @@ class ShardedLimiter:
             for shard in range(shards)
         ]
 
-    async def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Decision:
+    def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Caller:
         """Charge `amounts` to every window of `tier` if all have room, else to none."""
-        return await self._limiters[shard_of(tids[0])].decide(tids, tier, amounts)
+        return self._limiters[shard_of(tids[0])].decide(tids, tier, amounts)
 
     async def charge(self, tids: Tids, tier: Tier, *, response_bytes: int) -> Decision:
         """Charge a response that was already granted."""

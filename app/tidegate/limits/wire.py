@@ -16,7 +16,7 @@ _NOW = struct.Struct("<d")
 _ANSWER = struct.Struct("<IB")
 _READING = struct.Struct("<dd")
 _WAIT_BYTES = 8
-_UNKNOWN, _PARTIAL, _BROKEN = 1, 4, 8
+_UNKNOWN, _PARTIAL, _BROKEN, _UNDECIDED = 1, 4, 8, 16
 
 
 class Answer(NamedTuple):
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 def key_names(batch: Sequence[Run[Any]]) -> list[str]:
     """The script's keys: the first of every run, then the second of every run, if there are any."""
-    return [keys.usage(name) for names in zip(*(run.tids for run in batch), strict=True) for name in names]
+    return [keys.usage(run.tids[place]) for place in range(len(batch[0].tids)) for run in batch]
 
 
 def arguments(batch: Sequence[Run[Any]]) -> list[bytes]:
@@ -67,8 +67,8 @@ def decided_at(reply: bytes) -> float:
     return float(_NOW.unpack_from(reply)[0])
 
 
-def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Decision | Answer]:
-    """The answers to the runs, in order; where all of one is granted, the grant itself."""
+def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Decision | Answer | None]:
+    """The answers to the runs, in order: the grant itself where all of one is granted, None where it is to be asked for again."""
     now = decided_at(reply)
     at = _NOW.size
     for run in batch:
@@ -80,7 +80,9 @@ def answers(batch: Sequence[Run[Any]], reply: bytes) -> Iterator[Decision | Answ
             continue
         if run.amounts.response_bytes is not None:
             granted = len(run.callers)  # a charge grants nothing, and nobody who waits for one is refused
-        if flags & _BROKEN:
+        if flags & _UNDECIDED:
+            yield None
+        elif flags & _BROKEN:
             yield Answer(0, is_broken=True)
         else:
             # A copy: a remembered refusal must not keep the reply of a whole batch.
