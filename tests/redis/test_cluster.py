@@ -527,6 +527,7 @@ async def test_what_was_given_up_before_it_was_sent_is_not_charged(
     async with reached(f"redis+cluster://127.0.0.1:{seed.port}") as redis:
         limiter = ShardedLimiter(redis, SHARDS, deadline_seconds=60)
         channel = limiter._limiters[keys.shard_of(name)]._channel
+        await redis._look_again()
         pool = redis._client(Address("127.0.0.1", primary.port)).connection_pool
         connect = pool.get_connection
 

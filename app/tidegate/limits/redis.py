@@ -3,7 +3,7 @@
 import asyncio
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from functools import partial
 from importlib import resources
 
@@ -62,15 +62,13 @@ class RedisLimiter:
         self._measures = measures or Measures()
         self._has_seen_unknown = False
 
-    def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Caller:
+    def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Awaitable[Decision]:
         """Charge `amounts` to every window of `tier` if all have room, else to none. Await what it returns, or cancel it to leave."""
         # No coroutine: one would cost every decision a tenth more.
         policy = policy_of(tier)
         if remembered := self._denials.recall(tids[0], policy, amounts):
             self._measures.remembered_refusals += 1
-            caller: Caller = asyncio.get_running_loop().create_future()
-            caller.set_result(remembered)
-            return caller
+            return _Known(remembered)
         return self._submit(tids, policy, amounts)
 
     async def charge(self, tids: Tids, tier: Tier, *, response_bytes: int) -> Decision:
@@ -177,6 +175,19 @@ class RedisLimiter:
             if not caller.done():  # whoever left meanwhile leaves a grant to the next
                 caller.set_result(granted if left > 0 else refused)
                 left -= 1
+
+
+class _Known:
+    """A decision that is there already, to be awaited like others: cheaper than a future, and refusals are what a flood asks for."""
+
+    __slots__ = ("_decision",)
+
+    def __init__(self, decision: Decision) -> None:
+        self._decision = decision
+
+    def __await__(self) -> Generator[None, None, Decision]:
+        return self._decision
+        yield  # makes this a generator, as awaiting needs
 
 
 class _Flight:

@@ -5,6 +5,7 @@ no others. With one shard there is none of this.
 """
 
 import asyncio
+from collections.abc import Awaitable
 
 from tidegate.connections.connect import RegionalRedis
 from tidegate.contract.keys import shard_of
@@ -12,7 +13,7 @@ from tidegate.contract.tier import Tier
 from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.denial_memory import DenialMemory
 from tidegate.limits.measures import Measures
-from tidegate.limits.redis import Caller, RedisLimiter, Tids
+from tidegate.limits.redis import RedisLimiter, Tids
 
 
 class ShardedLimiter:
@@ -25,7 +26,7 @@ class ShardedLimiter:
             for shard in range(shards)
         ]
 
-    def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Caller:
+    def decide(self, tids: Tids, tier: Tier, amounts: Amounts) -> Awaitable[Decision]:
         """Charge `amounts` to every window of `tier` if all have room, else to none."""
         return self._limiters[shard_of(tids[0])].decide(tids, tier, amounts)
 
