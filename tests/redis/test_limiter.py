@@ -350,6 +350,19 @@ async def test_an_unexpected_error_fails_its_callers_and_is_logged(redis: Redis,
     assert [entry["event"] for entry in logs] == ["a batch ended unexpectedly", "limits are not decided"]
 
 
+async def test_a_batch_that_cannot_be_sent_fails_its_callers_and_stands_in_nobodys_way(redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    limiter, held = RedisLimiter(redis), tier(("hour", 9, "1h"))
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(limiter._channel, "call", lambda *_: 1 / 0)
+        for _ in range(3):
+            with pytest.raises(LimitStoreUnavailableError, match="unexpected"):
+                async with asyncio.timeout(1):
+                    await limiter.decide(("t",), held, ONE)
+
+    assert [entry["event"] for entry in logs] == ["a batch was not sent"] * 3
+    assert (await limiter.decide(("t",), held, ONE)).windows[0].used == 1
+
+
 @pytest.mark.parametrize("turns", range(4))
 async def test_a_worker_that_stands_still_does_not_take_redis_for_lost(redis: Redis, turns: int):
     """A slow handler or a throttled container must not hand out what `onStoreLoss: Open` gives: the answer is here, but not read yet."""

@@ -375,25 +375,16 @@ async def test_the_requests_that_wait_on_a_connection_are_bounded(serve: Serve, 
     assert await is_let_go(state)
 
 
-@pytest.mark.parametrize("pieces", [1, 20])
-async def test_a_client_that_does_not_read_is_let_go(serve: Serve, port: int, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """API4: neither an answer that is sent whole nor an application that waits to go on with one may stay for ever."""
+@pytest.mark.parametrize(("pieces", "is_held_back"), [(1, False), (20, False), (1, True)])
+async def test_a_client_that_does_not_read_is_let_go(
+    serve: Serve, port: int, monkeypatch: pytest.MonkeyPatch, pieces: int, is_held_back: bool
+) -> None:
+    """API4: neither an answer that is sent whole nor an application that waits to go on with one may stay for ever, nor what is too
+    little for an application to wait for it."""
     monkeypatch.setattr(protocol, "UNREAD_SECONDS", 0.2)
+    if is_held_back:
+        monkeypatch.setattr(BoundedProtocol, "pause_writing", lambda _: None)
     state = await serve(answer_largely_in(pieces), timeout_keep_alive=0.2)
-    _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
-    writer.write(WHOLE)
-    await asyncio.sleep(0.1)
-    assert state.connections
-
-    assert await is_let_go(state)
-    writer.close()
-
-
-async def test_what_a_transport_may_hold_back_keeps_no_ended_connection(serve: Serve, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """API4: what is too little for an application to wait for it may be left unread as well."""
-    monkeypatch.setattr(protocol, "UNREAD_SECONDS", 0.2)
-    monkeypatch.setattr(BoundedProtocol, "pause_writing", lambda _: None)
-    state = await serve(answer_largely_in(1), timeout_keep_alive=0.2)
     _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.write(WHOLE)
     await asyncio.sleep(0.1)

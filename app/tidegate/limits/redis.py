@@ -99,7 +99,15 @@ class RedisLimiter:
         self._is_flush_due = False
         while batch := self._commit.take():
             asked_at = time.monotonic()
-            flight = _Flight(batch, self._channel.call(key_names(batch), arguments(batch)), asked_at)
+            try:
+                reply = self._channel.call(key_names(batch), arguments(batch))
+            except Exception:
+                # Nobody may wait for ever, nor may the batch count as under way.
+                log.exception("a batch was not sent")
+                self._commit.land()
+                _fail(batch, "unexpected error")
+                continue
+            flight = _Flight(batch, reply, asked_at)
             flight.timer = asyncio.get_running_loop().call_later(self._deadline_seconds, self._expire, flight)
             flight.reply.add_done_callback(partial(self._end, flight))
 
