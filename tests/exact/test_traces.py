@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from tests.conftest import Valkey
@@ -28,21 +29,26 @@ TIERS: dict[str, tuple[Windows, Windows]] = {
         [("second", 7, "1s", "Requests"), ("few", 12, "2s", "Requests"), ("long", 23, "2h", "Requests")],
     ),
 }
-"""Of each identity, before and after an edit. All windows are met: the first have sub-windows, those of `b` remember every request."""
+"""Before and after an edit. All windows refuse somebody: the first have sub-windows, those of `b` remember every request."""
 LOOSE = [("second", 400, "1s", "Requests"), ("work", 900, "1s", "Cost"), ("long", 10**6, "1h", "Cost")]
 
 Grant = tuple[float, int, int]
 """Instant in microseconds, requests, cost of each."""
 
 
+class Trace(NamedTuple):
+    """All grants by identity, in the order of Redis; when the tiers were edited; the windows (identity, name) that refused somebody."""
+
+    grants: dict[str, list[Grant]]
+    edited_at: float
+    met: set[tuple[str, str]]
+
+
 def spec(windows: Windows) -> dict[str, object]:
     return {"windows": [dict(zip(("name", "limit", "period", "unit"), window, strict=True)) for window in windows]}
 
 
-def run(
-    valkey: Valkey, folder: Path, scenario: str, tiers: Mapping[str, Sequence[Windows]], *, kill_one: bool
-) -> tuple[dict[str, list[Grant]], float]:
-    """All grants by identity, in the order of Redis; and when the tiers were edited."""
+def run(valkey: Valkey, folder: Path, scenario: str, tiers: Mapping[str, Sequence[Windows]], *, kill_one: bool) -> Trace:
     (folder / "tiers.json").write_text(json.dumps({key: [spec(windows) for windows in pair] for key, pair in tiers.items()}))
     command = [sys.executable, str(WORKER), valkey.url, scenario, str(folder / "tiers.json")]
     workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -56,12 +62,16 @@ def run(
         time.sleep(SECONDS / 2)
         workers[0].send_signal(signal.SIGKILL)
     grants: dict[str, list[Grant]] = {}
+    met: set[tuple[str, str]] = set()
     for worker in workers:
         for line in whole_lines(worker.communicate(timeout=SECONDS + 30)[0]):
-            at, key, count, cost = json.loads(line)
-            grants.setdefault(key, []).append((at, count, cost))
+            match json.loads(line):
+                case [key, name]:
+                    met.add((key, name))
+                case [at, key, count, cost]:
+                    grants.setdefault(key, []).append((at, count, cost))
     assert [worker.returncode for worker in workers] == [-signal.SIGKILL if kill_one else 0, 0, 0, 0]
-    return {key: sorted(found) for key, found in grants.items()}, edited_at
+    return Trace({key: sorted(found) for key, found in grants.items()}, edited_at, met)
 
 
 def whole_lines(text: str) -> Iterator[str]:
@@ -84,21 +94,22 @@ def excess(grants: Sequence[Grant], unit: str, period_seconds: float, limit: int
 @pytest.mark.parametrize("scenario", ["poisson", "bursts", "edges", "saturating"])
 def test_no_trailing_window_ever_holds_more_than_its_limit(valkey: Valkey, tmp_path: Path, scenario: str) -> None:
     """RL-10, RL-14: also while the tier is edited, and a worker is killed in the middle of a batch."""
-    grants, edited_at = run(valkey, tmp_path, scenario, TIERS, kill_one=True)
+    grants, edited_at, met = run(valkey, tmp_path, scenario, TIERS, kill_one=True)
 
     for key, (before, after) in TIERS.items():
         for (name, limit, period, unit), (_, edited, new_period, _) in zip(before, after, strict=True):
             seconds = min({"s": 1, "h": 3600}[text[-1]] * int(text[:-1]) for text in (period, new_period))
             # Over the edit, the larger of both limits and the shorter of both periods hold; each edit of a period refilled nothing.
             assert excess(grants[key], unit, seconds, max(limit, edited)) <= 0, (scenario, key, name)
-            assert scenario == "edges" or excess(grants[key], unit, seconds, edited) >= 0, (scenario, key, name, "was never met")
         late = [grant for grant in grants[key] if grant[0] > (edited_at + 0.3) * 1e6]
         assert excess(late, "Requests", 1, after[0][1]) <= 0
+    # No window was kept because nobody came near it; who comes only as a second turns need not meet them all.
+    assert scenario == "edges" or met == {(key, name) for key, (before, _) in TIERS.items() for name, *_ in before}
 
 
 def test_a_saturated_limit_is_used_but_for_the_stated_share(valkey: Valkey, tmp_path: Path) -> None:
     """At least 10/11 of the limit, less one percent, when callers never pause."""
-    grants, _ = run(valkey, tmp_path, "saturating", dict.fromkeys("ab", (LOOSE, LOOSE)), kill_one=False)
+    grants, *_ = run(valkey, tmp_path, "saturating", dict.fromkeys("ab", (LOOSE, LOOSE)), kill_one=False)
 
     for found in grants.values():
         seconds = (found[-1][0] - found[0][0]) / 1e6

@@ -1,4 +1,7 @@
-"""One worker of a trace: asks the limiter as the scenario says, and writes every grant with the instant that Redis gave it."""
+"""One worker of a trace: asks the limiter as the scenario says, and writes every grant with the instant that Redis gave it.
+
+The first refusal by each window is written too: its identity and name.
+"""
 
 import asyncio
 import json
@@ -24,6 +27,14 @@ COSTS = (1, 1, 1, 2, 5)
 
 class WritingLimiter(RedisLimiter):
     """Writes a line per run that was granted: instant, identity, requests and their cost; before any caller hears of it."""
+
+    met: frozenset[tuple[str, str]] = frozenset()
+
+    def write_refusals(self, key: str, decision: Decision) -> None:
+        """A line per window that refuses for the first time: identity and name."""
+        for window in {(key, name) for name in decision.violated} - self.met:
+            print(json.dumps(window), flush=True)
+            self.met |= {window}
 
     def _land(self, flight: Any, found: Sequence[Decision | Answer | None]) -> None:
         at = decided_at(flight.reply.result())
@@ -51,15 +62,17 @@ async def pause(scenario: str) -> None:
             await asyncio.sleep(0)
 
 
-async def ask(limiter: RedisLimiter, tiers: Mapping[str, Sequence[Tier]], scenario: str, edited_at: float, until: float) -> None:
+async def ask(limiter: WritingLimiter, tiers: Mapping[str, Sequence[Tier]], scenario: str, edited_at: float, until: float) -> None:
     while time.time() < until:
         # Half-way the tier is edited: the limits change, and the periods of two windows.
         key = random.choice("ab")
         tier = tiers[key][time.time() > edited_at]
         try:
-            await limiter.decide((key,), tier, Amounts(cost=random.choice(COSTS)))
+            decision = await limiter.decide((key,), tier, Amounts(cost=random.choice(COSTS)))
         except LimitStoreUnavailableError:
             await asyncio.sleep(0.01)
+        else:
+            limiter.write_refusals(key, decision)
         await pause(scenario)
 
 
