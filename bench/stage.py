@@ -61,6 +61,7 @@ class Stage:
             "TIDEGATE_TOKEN_KEYS_FILE": str(self._issuer.token_keys),
             "TIDEGATE_IDENTITY_KEY_FILE": str(self._issuer.identity),
             "TIDEGATE_IDEMPOTENCY_KEY_FILE": str(self._issuer.idempotency),
+            "TIDEGATE_RESULT_KEY_FILE": str(self._issuer.result),
             "TIDEGATE_REGION": "bench",
             "TIDEGATE_REDIS_URL": self.url,
             "TIDEGATE_STORE_URL": self.url,

@@ -14,19 +14,24 @@ from falcon.asgi import Request, Response
 from tidegate import problems
 from tidegate.body import BodyMiddleware, whole_or_error
 from tidegate.connections.connect import RegionalRedis, connect, connect_region
+from tidegate.idempotency.fault_points import Reached, go_on
+from tidegate.idempotency.journal import Journal
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
+from tidegate.idempotency.sealing import Sealer
 from tidegate.identity.key_set import KeySet
-from tidegate.identity.middleware import IdentityMiddleware
+from tidegate.identity.middleware import AuthorizationMiddleware, IdentityMiddleware
 from tidegate.identity.pseudonym import Pseudonyms
 from tidegate.identity.tokens import TokenVerifier
 from tidegate.limits.local import LocalLimiter
 from tidegate.limits.measures import Measures
-from tidegate.limits.middleware import LimitsMiddleware
+from tidegate.limits.middleware import LimitsMiddleware, replay_tier
 from tidegate.limits.redis import RedisLimiter
 from tidegate.limits.sharded import ShardedLimiter, limiter_of
 from tidegate.metrics import PlatformMetrics
+from tidegate.payments.http import HttpPaymentProvider
 from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
 from tidegate.resources.health import Live, Ready
+from tidegate.resources.payments import PaymentEntry, Payments
 from tidegate.resources.records import Records
 from tidegate.resources.tiers import Tiers
 from tidegate.resources.usage import Usage
@@ -65,6 +70,7 @@ class Adapters:
     limiter: RedisLimiter | ShardedLimiter
     store: RedisStore
     store_health: StoreHealth
+    payments: HttpPaymentProvider | None
     regional: RegionalRedis
     metrics: PlatformMetrics
 
@@ -79,13 +85,19 @@ class Adapters:
         await self.store_health.stop()
         await self.tiers.stop()
         await self.limiter.aclose()
+        if self.payments:
+            await self.payments.close()
         await self.store.close()
         await self.regional.aclose()
         self.metrics.hide()
 
 
-def create_app(settings: Settings) -> App:
+def create_app(settings: Settings, *, reached: Reached = go_on) -> App:
     """The ASGI application of one worker.
+
+    Args:
+        settings: Its settings.
+        reached: Told of the fault points of mutations, for tests of what a crash leaves.
 
     Raises:
         SettingsError: A secret or key file cannot be used.
@@ -93,10 +105,11 @@ def create_app(settings: Settings) -> App:
     keys = KeySet(settings.token_keys_file)
     adapters = _open_adapters(settings)
     verifier = TokenVerifier(keys, issuer=settings.token_issuer, audience=settings.token_audience)
-    other_key = [read_secret(Path(settings.other_identity_key_file))] if settings.other_identity_key_file else []
+    identity_keys = _secrets(settings.identity_key_file, settings.other_identity_key_file)
+    journal = Journal(adapters.store, Sealer(*_secrets(settings.result_key_file, settings.other_result_key_file)))
     # Of the secrets of all regions, the one that stays when the identity key is replaced.
     stays = read_secret(settings.idempotency_key_file)
-    pseudonyms = Pseudonyms(read_secret(settings.identity_key_file), *other_key, shards=settings.limits_shards, shard_key=stays)
+    pseudonyms = Pseudonyms(*identity_keys, shards=settings.limits_shards, shard_key=stays)
     # The way of a request, in order; each hands the next a typed value on `req.context`.
     router = Router()
     app = App(
@@ -105,10 +118,13 @@ def create_app(settings: Settings) -> App:
             adapters,
             TelemetryMiddleware(settings.region, draining),
             IdentityMiddleware(verifier, pseudonyms, adapters.tiers),
+            AuthorizationMiddleware(),
             BodyMiddleware(settings.maximum_body_bytes),
-            ReplayMiddleware(adapters.store, stays, router.mutations),
-            LimitsMiddleware(adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers), adapters.measures),
-            TransactionMiddleware(adapters.store, problems.render),
+            ReplayMiddleware(journal, stays, router.mutations, bare_keys=settings.bare_idempotency_keys, reached=reached),
+            LimitsMiddleware(
+                adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers), replay_tier(settings.replays_per_minute), adapters.measures
+            ),
+            TransactionMiddleware(journal, problems.render, maximum_result_bytes=settings.maximum_result_bytes, reached=reached),
         ],
     )
     problems.install(app)
@@ -135,6 +151,13 @@ def _add_routes(app: App, adapters: Adapters, keys: KeySet) -> None:
     app.add_route("/v1/credits/purchases", Purchases())
     app.add_route("/v1/credits/purchases/{purchase_id}", PurchaseEntry(store))
     app.add_route("/v1/records/{record_id}", Records(store))
+    if adapters.payments:
+        app.add_route("/v1/payments", Payments(adapters.payments))
+        app.add_route("/v1/payments/{payment_id}", PaymentEntry(store))
+
+
+def _secrets(file: Path, other_file: str) -> list[bytes]:
+    return [read_secret(file), *([read_secret(Path(other_file))] if other_file else [])]
 
 
 def _open_adapters(settings: Settings) -> Adapters:
@@ -152,4 +175,7 @@ def _open_adapters(settings: Settings) -> Adapters:
         last_good=last_good,
         decides=lambda: measures.decides(time.monotonic()),
     )
-    return Adapters(tiers, measures, limiter, store, StoreHealth(store), regional, PlatformMetrics(measures, tiers))
+    payments = (
+        HttpPaymentProvider(settings.payments_url, timeout_seconds=settings.payments_timeout_seconds) if settings.payments_url else None
+    )
+    return Adapters(tiers, measures, limiter, store, StoreHealth(store), payments, regional, PlatformMetrics(measures, tiers))

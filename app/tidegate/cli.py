@@ -99,33 +99,38 @@ def start(name: str, state: Path) -> None:
 
 @main.group(name="keys")
 def keys_group() -> None:
-    """Replace the identity key in a directory of key files, step by step (docs/rotation.md)."""
+    """Replace a key in a directory of key files, step by step (docs/rotation.md)."""
+
+
+key_option = click.option("--key", "name", type=click.Choice(rotation.REPLACEABLE), required=True, help="Which key.")
 
 
 @keys_group.command()
 @click.argument("directory", type=PATH)
-def begin(directory: Path) -> None:
+@key_option
+def begin(directory: Path, name: str) -> None:
     """Lay a new key beside the one in use."""
-    rotation.begin(directory)
-    click.echo(
-        f"Wrote {directory / rotation.OTHER_KEY}. Restart every worker with TIDEGATE_OTHER_IDENTITY_KEY_FILE naming it, then: keys switch"
-    )
+    rotation.begin(directory, name)
+    _, other = rotation.files(directory, name)
+    click.echo(f"Wrote {other}. Restart every worker with TIDEGATE_OTHER_{name.upper()}_KEY_FILE naming it, then: keys switch")
 
 
 @keys_group.command()
 @click.argument("directory", type=PATH)
-def switch(directory: Path) -> None:
+@key_option
+def switch(directory: Path, name: str) -> None:
     """Exchange both keys, so that the new one is preferred."""
-    rotation.switch(directory)
-    click.echo("Exchanged. Restart every worker; when the longest window of any tier has passed since: keys finish")
+    rotation.switch(directory, name)
+    click.echo("Exchanged. Restart every worker; when nothing is kept under the old one any more: keys finish")
 
 
 @keys_group.command()
 @click.argument("directory", type=PATH)
-def finish(directory: Path) -> None:
+@key_option
+def finish(directory: Path, name: str) -> None:
     """Remove the old key."""
-    rotation.finish(directory)
-    click.echo("Removed. Restart every worker without TIDEGATE_OTHER_IDENTITY_KEY_FILE.")
+    rotation.finish(directory, name)
+    click.echo(f"Removed. Restart every worker without TIDEGATE_OTHER_{name.upper()}_KEY_FILE.")
 
 
 @main.command()

@@ -14,13 +14,23 @@ from falcon.asgi import Request, Response
 
 from tidegate.body import BodyIncompleteError, BodyTimeoutError, BodyTooLargeError
 from tidegate.contract.errors import TidegateError
-from tidegate.idempotency.errors import KeyInvalidError, KeyMissingError, KeyReusedError, MutationConflictError
-from tidegate.identity.errors import InvalidTokenError, TokenMissingError
+from tidegate.idempotency.errors import (
+    KeyExpiredError,
+    KeyInvalidError,
+    KeyMissingError,
+    KeyReusedError,
+    MutationConflictError,
+    MutationInProgressError,
+    OutcomeUnknownError,
+)
+from tidegate.identity.errors import InsufficientScopeError, InvalidTokenError, TokenMissingError
 from tidegate.limits.errors import LimitStoreUnavailableError, NeverFitsError, QuotaExceededError
 from tidegate.limits.fields import refusal_headers
+from tidegate.payments.errors import ProviderUnavailableError
 from tidegate.resources.errors import (
     InvalidContentError,
     InvalidMembersError,
+    PaymentDeclinedError,
     RecordNotFoundError,
     UnsupportedContentTypeError,
 )
@@ -86,6 +96,13 @@ REGISTRY: Mapping[type[Exception], ProblemType] = {
     InvalidTokenError: ProblemType(
         BASE + "token-invalid", 401, "The access token is not valid", "Get a fresh token.", _challenge(', error="invalid_token"')
     ),
+    InsufficientScopeError: ProblemType(
+        BASE + "scope-insufficient",
+        403,
+        "The access token does not have the scope that this needs",
+        headers=_challenge(', error="insufficient_scope"'),
+        members=lambda error: {"scope": error.scope},
+    ),
     QuotaExceededError: ProblemType(
         RATE_LIMIT_BASE + "quota-exceeded",
         429,
@@ -115,8 +132,25 @@ REGISTRY: Mapping[type[Exception], ProblemType] = {
     ),
     KeyInvalidError: ProblemType(BASE + "idempotency-key-invalid", 400, "The Idempotency-Key is not valid"),
     KeyReusedError: ProblemType(BASE + "idempotency-key-reused", 422, "The Idempotency-Key belongs to another request"),
+    KeyExpiredError: ProblemType(
+        BASE + "idempotency-key-expired", 422, "The Idempotency-Key was used for a request whose result is kept no longer"
+    ),
+    MutationInProgressError: ProblemType(
+        BASE + "idempotency-in-progress", 409, "The same request is being carried out", headers=_retry_after(1)
+    ),
+    OutcomeUnknownError: ProblemType(
+        BASE + "idempotency-outcome-unknown", 409, "The outcome of an earlier attempt is not known yet", headers=_retry_after(5)
+    ),
     MutationConflictError: ProblemType(
         BASE + "mutation-conflict", 409, "Too many mutations of the same data at once", headers=_retry_after(1)
+    ),
+    PaymentDeclinedError: ProblemType(BASE + "payment-declined", 402, "The payment was declined"),
+    ProviderUnavailableError: ProblemType(
+        BASE + "payment-outcome-unknown",
+        503,
+        "The payment provider does not answer",
+        "Whether money was taken is not known yet: retry with the same Idempotency-Key, it is taken once.",
+        {**_retry_after(1), "Tidegate-Unavailable": "provider"},
     ),
     RecordNotFoundError: ProblemType(BASE + "not-found", 404, "There is no such resource"),
     InvalidContentError: ProblemType(BASE + "content-invalid", 400, "The body is not valid JSON"),

@@ -33,8 +33,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         identity_key_file: Secret (>= 32 bytes) under which identities become pseudonyms; the same in all regions.
         other_identity_key_file: While one identity key replaces the other: the file of the other one; empty: there is one key.
         idempotency_key_file: Secret (>= 32 bytes) under which idempotency keys are stored; the same in all regions.
+        result_key_file: Secret (>= 32 bytes) under which stored results are sealed; the same in all regions.
+        other_result_key_file: While one result key replaces the other: the file of the other one; empty: there is one key.
+        bare_idempotency_keys: Take idempotency keys without quotes, too; true or false.
+        maximum_result_bytes: Largest answer of a mutation, at most 1 MiB; a handler that gives a larger one does nothing.
+        replays_per_minute: How many repetitions of mutations an identity has in a minute, beside its quota.
         default_tier: Tier of a token that names an unknown one.
         tiers_file: Where the last good tiers are kept, so that a restart without Redis still knows them; empty: nowhere.
+        payments_url: Address of the payment provider; empty: there are no payments.
+        payments_timeout_seconds: Deadline of every call to the payment provider.
         redis_timeout_seconds: Deadline of every call to the region's Redis but decisions; this and the other two at most 60.
         decision_timeout_seconds: Deadline of a decision on limits; then the tier's `onStoreLoss` takes over.
         store_timeout_seconds: Deadline of every call to the consistent store.
@@ -53,9 +60,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_keys_file: Path
     identity_key_file: Path
     idempotency_key_file: Path
+    result_key_file: Path
     other_identity_key_file: str = ""
+    other_result_key_file: str = ""
+    bare_idempotency_keys: bool = False
+    maximum_result_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1_048_576)] = 65_536
+    replays_per_minute: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 600
     default_tier: NotEmpty = "free"
     tiers_file: str = ""
+    payments_url: Annotated[str, msgspec.Meta(pattern="^(https?://[^/@?#]+/?)?$")] = ""
+    payments_timeout_seconds: Timeout = 10.0
     redis_timeout_seconds: Timeout = 0.25
     decision_timeout_seconds: Timeout = 0.05
     store_timeout_seconds: Timeout = 2.0

@@ -113,6 +113,7 @@ def worker_environment(folder: Path, valkey: Valkey, store: Valkey, signer: Keys
         "TIDEGATE_TOKEN_KEYS_FILE": str(signer.token_keys),
         "TIDEGATE_IDENTITY_KEY_FILE": str(signer.identity),
         "TIDEGATE_IDEMPOTENCY_KEY_FILE": str(signer.idempotency),
+        "TIDEGATE_RESULT_KEY_FILE": str(signer.result),
         "TIDEGATE_DEFAULT_TIER": DEFAULT_TIER,
         "TIDEGATE_DRAIN_SECONDS": "0",
     }

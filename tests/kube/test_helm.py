@@ -23,6 +23,7 @@ from tests.kube.stage import operator, watchers
 from tests.kube.tiers import Json
 
 from tidegate.contract import keys
+from tidegate.identity.rotation import REPLACEABLE
 
 DEFINITION = "crd/ratelimittiers.tidegate.dev"
 
@@ -115,9 +116,11 @@ def terminal(helm: Helm, built: Callable[[str], Path], tmp_path: Path) -> Termin
     return Terminal(helm, tmp_path)
 
 
-def test_the_identity_key_is_replaced_as_documented(helm: Helm, kubectl: Kubectl, terminal: Terminal) -> None:
+@pytest.mark.parametrize("name", REPLACEABLE)
+def test_a_key_is_replaced_as_documented(helm: Helm, kubectl: Kubectl, terminal: Terminal, name: str) -> None:
     """Key by key, from the documentation's own lines; another replacement can begin, and Helm does not undo one without being forced."""
     functions, *steps = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/rotation.md").read_text(), re.DOTALL)
+    functions = functions.replace("KEY=identity", f"KEY={name}")
     helm.install()
     held = [secrets(kubectl, helm)["tidegate-keys"]]
 
@@ -126,11 +129,11 @@ def test_the_identity_key_is_replaced_as_documented(helm: Helm, kubectl: Kubectl
         held.append(secrets(kubectl, helm)["tidegate-keys"])
 
     original, both, switched, finished = held
-    old, new = original["identity.key"], both["identity.other.key"]
+    old, new = original[f"{name}.key"], both[f"{name}.other.key"]
     assert old != new
-    assert both == {**original, "identity.other.key": new}
-    assert switched == {**original, "identity.key": new, "identity.other.key": old}
-    assert finished == {**original, "identity.key": new}
+    assert both == {**original, f"{name}.other.key": new}
+    assert switched == {**original, f"{name}.key": new, f"{name}.other.key": old}
+    assert finished == {**original, f"{name}.key": new}
     terminal.run("! helm rollback tidegate 1")
     assert secrets(kubectl, helm)["tidegate-keys"] == finished
     terminal.run(functions + steps[0])
@@ -146,7 +149,7 @@ def test_two_installations_share_no_secret(helm: Helm, kubectl: Kubectl) -> None
 
     second = secrets(kubectl, other)["tidegate-keys"]
     other.uninstall()
-    assert sorted(first) == sorted(second) == ["idempotency.key", "identity.key"]
+    assert sorted(first) == sorted(second) == ["idempotency.key", "identity.key", "result.key"]
     assert all(first[key] != second[key] for key in first)
     assert all(len(base64.b64decode(second[key])) >= 32 for key in second)
 

@@ -66,7 +66,7 @@ def test_no_secret_is_in_a_config_map(evaluate: Callable[[], str]) -> None:
         for found in objects
         if found["metadata"]["name"] in ("dev-keys", "dev-tokens")
     }
-    assert held == {"Secret": {"identity.key", "idempotency.key"}, "ConfigMap": {"jwks.json"}}
+    assert held == {"Secret": {"identity.key", "idempotency.key", "result.key"}, "ConfigMap": {"jwks.json"}}
 
 
 def live_update(manifest: dict[str, Any], stage: str) -> dict[str, str]:

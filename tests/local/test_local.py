@@ -92,7 +92,7 @@ def test_every_file_is_for_the_owner_alone(shared_run) -> None:
     keys = [shared_run.state / "keys", *(shared_run.state / "keys").rglob("*")]
 
     assert shared_run.state.stat().st_mode & 0o777 == 0o700
-    assert {path.name for path in keys} >= {"issuer.pem", "identity.key", "idempotency.key"}
+    assert {path.name for path in keys} >= {"issuer.pem", "identity.key", "idempotency.key", "result.key"}
     assert [path for path in keys if path.stat().st_mode & 0o077] == []
 
 

@@ -25,6 +25,7 @@ class Issuer:
             "TIDEGATE_TOKEN_KEYS_FILE": str(self._keys.token_keys),
             "TIDEGATE_IDENTITY_KEY_FILE": str(self._keys.identity),
             "TIDEGATE_IDEMPOTENCY_KEY_FILE": str(self._keys.idempotency),
+            "TIDEGATE_RESULT_KEY_FILE": str(self._keys.result),
         }
 
     def mint(self, tier: str, *, tenant: str = "acme", client: str = "demo") -> str:

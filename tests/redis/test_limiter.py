@@ -16,7 +16,7 @@ from tidegate.limits.decision import Amounts, Decision
 from tidegate.limits.errors import LimitStoreUnavailableError, QuotaExceededError
 from tidegate.limits.local import LocalLimiter
 from tidegate.limits.measures import Measures
-from tidegate.limits.middleware import LimitsMiddleware
+from tidegate.limits.middleware import LimitsMiddleware, replay_tier
 from tidegate.limits.redis import RedisLimiter
 
 KEY = keys.usage("t")
@@ -265,7 +265,7 @@ async def test_a_remembered_refusal_does_not_make_a_lost_redis_look_alive(valkey
         method="GET", uri_template="/", context=SimpleNamespace(tids=(tid,), tier=held, body=b"", request_id="r")
     )
     async with server.client(timeout=0.25) as redis:
-        step = LimitsMiddleware(RedisLimiter(redis, deadline_seconds=0.25), LocalLimiter(lambda: 1))
+        step = LimitsMiddleware(RedisLimiter(redis, deadline_seconds=0.25), LocalLimiter(lambda: 1), replay_tier(600))
 
         async def passes(tid: str) -> bool:
             with suppress(QuotaExceededError):

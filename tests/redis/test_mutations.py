@@ -11,7 +11,9 @@ import pytest
 from tidegate import problems
 from tidegate.body import BodyMiddleware
 from tidegate.contract.tier import Tier
+from tidegate.idempotency.journal import Journal
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
+from tidegate.idempotency.sealing import Sealer
 from tidegate.identity.principal import Principal
 from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
 from tidegate.resources.errors import RecordNotFoundError
@@ -39,15 +41,15 @@ class FakeIdentity:
 
 
 def make_app(store, **routes) -> falcon.asgi.App:
-    router = Router()
+    router, journal = Router(), Journal(store, Sealer(b"r" * 32))
     app = falcon.asgi.App(
         router=router,
         middleware=[
             TelemetryMiddleware("here", Draining()),
             FakeIdentity(),
             BodyMiddleware(65_536),
-            ReplayMiddleware(store, b"s" * 32, router.mutations),
-            TransactionMiddleware(store, problems.render),
+            ReplayMiddleware(journal, b"s" * 32, router.mutations),
+            TransactionMiddleware(journal, problems.render),
         ],
     )
     problems.install(app)
@@ -56,6 +58,8 @@ def make_app(store, **routes) -> falcon.asgi.App:
     app.add_route(PURCHASES + "/{purchase_id}", PurchaseEntry(store))
     app.add_route("/v1/records/{record_id}", Records(store))
     app.add_route("/v1/tiers/{name}", Tiers())
+    if "talk" in routes:
+        app.add_route("/v1/talk", routes["talk"])
     if "own" in routes:
         app.add_route("/v1/own", routes["own"])
         app.add_route("/v1/own/item", routes["own"], suffix="item")
@@ -301,7 +305,7 @@ class Unwilling(Purchases):
         resp.set_header("Retry-After", "7")
 
 
-@pytest.mark.parametrize("status", [502, 408, 425, 429])
+@pytest.mark.parametrize("status", [502, 408, 412, 425, 428, 429])
 async def test_a_handlers_own_transient_status_is_answered_and_not_stored(store, status):
     """IDEM-10: the writes go with it."""
     async with client_of(store, purchases=Unwilling(status)) as api:
@@ -537,6 +541,22 @@ async def test_a_mutation_that_streams_its_answer_is_our_fault_and_keeps_nothing
     assert [(answer.status_code, kind(answer)) for answer in answers] == [(500, "internal-error")] * 2
     assert not any("Idempotent-Replayed" in answer.headers for answer in answers)
     assert await value(store) is None
+
+
+async def test_an_answer_above_the_maximum_is_our_fault_and_keeps_nothing(store):
+    """IDEM-21: it is not cut short."""
+
+    class Talkative:
+        async def on_post(self, req, resp):
+            size = req.get_param_as_int("size")
+            req.context.unit_of_work.write("own", b"said %d" % size)
+            resp.text = "x" * size
+
+    async with client_of(store, talk=Talkative()) as api:
+        fits, is_too_large = [await api.post(f"/v1/talk?size={size}", headers=key()) for size in (65_536, 65_537)]
+
+        assert (fits.status_code, len(fits.content), is_too_large.status_code) == (200, 65_536, 500)
+        assert await value(store) == b"said 65536"
 
 
 async def test_no_answer_of_a_mutation_may_be_kept_by_a_cache(api):

@@ -13,6 +13,7 @@ def test_the_keys_of_a_region_are_these() -> None:
 def test_a_usage_vector_lies_in_the_slot_of_its_shard() -> None:
     assert keys.usage("tid") == "tg:1:usage:{0}:tid"
     assert keys.usage(keys.sharded("tid", 3)) == "tg:1:usage:{3}:tid"
+    assert keys.usage(keys.replays_of(keys.sharded("tid", 3))) == "tg:1:usage:{3}:tid.replays"
     assert (keys.shard_of("tid"), keys.shard_of(keys.sharded("tid", 255))) == (0, 255)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tidegate.idempotency.errors import KeyInvalidError, KeyMissingError
 from tidegate.idempotency.fingerprint import fingerprint, join
-from tidegate.idempotency.key import parse_key, storage_key
+from tidegate.idempotency.key import effect_id, parse_key, storage_name
 from tidegate.identity.principal import Principal
 
 REQUEST = {"method": "POST", "path": "/v1/credits/purchases", "query": "a=1", "content_type": "application/json", "body": b'{"amount": 1}'}
@@ -119,11 +119,11 @@ def test_a_missing_field_and_two_lines_are_refused():
 )
 def test_two_principals_never_share_a_stored_result(change):
     """IDEM-4."""
-    assert storage_key(b"s" * 32, principal(**change), KEY) != storage_key(b"s" * 32, principal(), KEY)
+    assert storage_name(b"s" * 32, principal(**change), KEY) != storage_name(b"s" * 32, principal(), KEY)
 
 
-def test_the_storage_key_depends_on_the_secret_and_shows_no_part_of_the_key():
-    one, other = storage_key(b"s" * 32, principal(), KEY), storage_key(b"t" * 32, principal(), KEY)
+def test_the_storage_name_depends_on_the_secret_and_shows_no_part_of_the_key():
+    one, other = storage_name(b"s" * 32, principal(), KEY), storage_name(b"t" * 32, principal(), KEY)
 
     assert one != other
     assert KEY not in one
@@ -133,4 +133,34 @@ def test_the_storage_key_depends_on_the_secret_and_shows_no_part_of_the_key():
 def test_a_refreshed_token_of_another_tier_finds_the_same_result():
     changed = principal(tier="pro", scopes=frozenset({"write"}), expires_at=9)
 
-    assert storage_key(b"s" * 32, changed, KEY) == storage_key(b"s" * 32, principal(), KEY)
+    assert storage_name(b"s" * 32, changed, KEY) == storage_name(b"s" * 32, principal(), KEY)
+
+
+def test_the_effect_id_is_the_same_for_every_attempt_and_another_for_every_other_mutation():
+    """IDEM 2.4: what the outside world knows it by."""
+    one = effect_id(b"s" * 32, "n" * 64, "POST", "/v1/payments")
+
+    assert one == effect_id(b"s" * 32, "n" * 64, "POST", "/v1/payments")
+    assert len(one) == 32
+    others = [(b"t" * 32, "n" * 64, "POST", "/v1/payments"), (b"s" * 32, "m" * 64, "POST", "/v1/payments")]
+    others += [(b"s" * 32, "n" * 64, "PUT", "/v1/payments"), (b"s" * 32, "n" * 64, "POST", "/v1/refunds")]
+    assert len({one, *(effect_id(*other) for other in others)}) == 5
+
+
+@pytest.mark.parametrize("field", [KEY, f" {KEY} ", "a" + KEY[1:], "order_1234567890.~-"])
+def test_a_bare_key_is_taken_where_that_is_wanted_and_is_the_same_key(field):
+    """IDEM-2: the switch for clients of other platforms."""
+    assert parse_key([field], bare=True) == field.strip() == parse_key([f'"{field.strip()}"'], bare=True)
+
+
+@pytest.mark.parametrize("field", sorted({*BAD_FIELDS} - {KEY, "a" + KEY[1:]}))
+def test_bare_keys_open_no_other_way(field):
+    with pytest.raises(KeyInvalidError):
+        parse_key([field], bare=True)
+
+
+def test_two_bare_keys_are_refused():
+    """IDEM-3."""
+    for lines in ([KEY, KEY], [f"{KEY}, {KEY}"], [f"{KEY},{KEY}"]):
+        with pytest.raises(KeyInvalidError):
+            parse_key(lines, bare=True)

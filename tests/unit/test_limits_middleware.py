@@ -11,7 +11,9 @@ from tidegate.limits.decision import Amounts, Decision, WindowState
 from tidegate.limits.errors import LimitStoreUnavailableError, NeverFitsError, QuotaExceededError
 from tidegate.limits.local import LocalLimiter
 from tidegate.limits.measures import OUTCOMES, Measures
-from tidegate.limits.middleware import LimitsMiddleware
+from tidegate.limits.middleware import LimitsMiddleware, replay_tier
+
+REPLAYS = 3
 
 
 class FakeLimiter:
@@ -22,11 +24,13 @@ class FakeLimiter:
         self.is_away = False
         self.asked: list[Amounts] = []
         self.charged: list[int] = []
+        self.names: list[tuple[tuple[str, ...], str]] = []
 
     async def decide(self, tids: tuple[str, ...], tier: Tier, amounts: Amounts) -> Decision:
         if self.is_away:
             raise LimitStoreUnavailableError("away")
         self.asked.append(amounts)
+        self.names.append((tids, tier.name))
         granted = len(self.asked) <= self.room
         states = tuple(WindowState(window, min(len(self.asked), self.room), 0.5) for window in tier.windows)
         return Decision(granted, lambda: states, () if granted else ("minute",), 0.0 if granted else 6.0)
@@ -48,7 +52,7 @@ class Identified:
         req.context.update({"tier": self.tier, "tids": ("t",), "request_id": "r", "body": self.body})
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: Mapping[str, str]) -> None:
-        resp.complete = req.get_header("X-Replayed") is not None
+        req.context.is_repetition = req.get_header("X-Repeated") is not None
 
 
 class Thing:
@@ -72,7 +76,7 @@ def conductor(
 ) -> ASGIConductor:
     windows = [{"name": "minute", "limit": 50, "period": "1m", "unit": unit}]
     tier = Tier.from_spec("pro", {"windows": windows, "costs": [{"path": "/dear/{name}", "cost": 7}], **spec})
-    app = App(middleware=[Identified(tier, body), LimitsMiddleware(limiter, LocalLimiter(lambda: workers), measures)])
+    app = App(middleware=[Identified(tier, body), LimitsMiddleware(limiter, LocalLimiter(lambda: workers), replay_tier(REPLAYS), measures)])
     for path, resource in {"/thing": Thing(), "/probe": Probe(), "/free": Free(), "/dear/{name}": Thing()}.items():
         app.add_route(path, resource)
     app.add_error_handler(QuotaExceededError, answer(429))
@@ -107,15 +111,36 @@ async def test_a_request_without_room_is_refused_without_our_fields():
     assert "RateLimit" not in response.headers
 
 
-@pytest.mark.parametrize(("path", "headers"), [("/probe", {}), ("/free", {}), ("/thing", {"X-Replayed": "1"}), ("/nowhere", {})])
-async def test_probes_free_resources_and_replays_cost_nothing(path: str, headers: dict[str, str]):
-    """PIPE-3."""
+@pytest.mark.parametrize("path", ["/probe", "/free", "/nowhere"])
+async def test_probes_and_free_resources_cost_nothing(path: str):
     limiter = FakeLimiter()
     async with conductor(limiter) as client:
-        response = await client.get(path, headers=headers)
+        response = await client.get(path)
 
     assert limiter.asked == []
     assert "RateLimit" not in response.headers
+
+
+async def test_a_repeated_mutation_is_charged_to_a_bucket_of_its_own():
+    """PIPE-3: nothing of the quota, and yet not free."""
+    limiter = FakeLimiter()
+    async with conductor(limiter, body=b"12345", unit="ResponseBytes") as client:
+        response = await client.get("/dear/x", headers={"X-Repeated": "1"})
+        refused = await client.get("/dear/x", headers={"X-Repeated": "1"})
+
+    assert limiter.names == [(("t.replays",), "replay")] * 2
+    assert limiter.charged == []
+    assert response.headers["RateLimit-Policy"] == f'"replay";q={REPLAYS};w=60'
+    assert refused.status_code == 429
+
+
+async def test_repetitions_share_their_bucket_out_while_redis_is_away():
+    limiter = FakeLimiter()
+    limiter.is_away = True
+    async with conductor(limiter) as client:
+        statuses = [(await client.get("/thing", headers={"X-Repeated": "1"})).status_code for _ in range(REPLAYS + 1)]
+
+    assert statuses == [200] * REPLAYS + [429]
 
 
 async def test_a_shadow_tier_counts_and_refuses_nothing():

@@ -15,6 +15,7 @@ SOUND = {
     "TIDEGATE_TOKEN_KEYS_FILE": "/keys/jwks.json",
     "TIDEGATE_IDENTITY_KEY_FILE": "/keys/identity.key",
     "TIDEGATE_IDEMPOTENCY_KEY_FILE": "/keys/idempotency.key",
+    "TIDEGATE_RESULT_KEY_FILE": "/keys/result.key",
 }
 
 

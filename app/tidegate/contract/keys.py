@@ -16,6 +16,9 @@ WORKERS_CHANNEL = "tg:1:workers"
 USAGES = "tg:1:usage:*"
 """Pattern of every key that `usage` makes."""
 
+REPLAYS_SUFFIX = ".replays"
+"""Ends the names of `replays_of`; no tid has a dot in it."""
+
 
 def sharded(tid: str, shard: int) -> str:
     """The name of an identity where usage is spread over shards: with that of its own in front."""
@@ -25,6 +28,11 @@ def sharded(tid: str, shard: int) -> str:
 def shard_of(identity: str) -> int:
     """The shard that a name begins with; 0 of a plain tid."""
     return int(identity.rpartition(":")[0] or 0)
+
+
+def replays_of(identity: str) -> str:
+    """The name under which an identity's repetitions of mutations are counted, apart from its usage."""
+    return identity + REPLAYS_SUFFIX
 
 
 def usage(identity: str) -> str:

@@ -25,3 +25,23 @@ class InvalidRecordError(TidegateError):
 
 class DeterminateError(TidegateError):
     """A handler's final answer that is an error: stored and replayed like a success (IDEM-10); resources derive theirs from it."""
+
+
+class KeyExpiredError(TidegateError):
+    """The key's result is kept no longer, but it must not be used again (IDEM-22)."""
+
+
+class MutationInProgressError(TidegateError):
+    """The same request is being carried out elsewhere."""
+
+
+class OutcomeUnknownError(TidegateError):
+    """An earlier attempt may have had an effect outside, and nobody can tell yet (IDEM-12)."""
+
+
+class ClaimLostError(TidegateError):
+    """Another worker claimed the mutation meanwhile; `middleware.py` answers with what that one did."""
+
+
+class ResultTooLargeError(TidegateError):
+    """A handler's answer is larger than is stored; nothing was done (IDEM-21)."""

@@ -1,6 +1,5 @@
-"""Idempotency keys: from the header field to the name under which a result is stored; called by `middleware.py`."""
+"""Idempotency keys: from the header field to the name of a mutation and the id of its effect; called by `middleware.py`."""
 
-import hashlib
 import hmac
 import re
 from collections.abc import Sequence
@@ -19,11 +18,13 @@ _TOKEN = r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*"  # noqa: S105 - the grammar's
 _OTHER = r'\?[01]|@-?[0-9]{1,15}|:[A-Za-z0-9+/]*={0,2}:|%"(?:[\x20\x21\x23\x24\x26-\x7e]|%[0-9a-f]{2})*"'
 _PARAMETER = rf"; *[a-z*][a-z0-9_.*-]*(?:=(?:{_STRING}|{_NUMBER}|{_TOKEN}|{_OTHER}))?"
 _ITEM = re.compile(rf" *({_STRING})(?:{_PARAMETER})* *")
+# What clients of other platforms send: one word of characters that mean nothing in a structured field or a list.
+_BARE = re.compile(rf"[A-Za-z0-9._~-]{{{MINIMUM_LENGTH},{MAXIMUM_LENGTH}}}")
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
-def parse_key(lines: Sequence[str]) -> str:
-    """The key in the values of all `Idempotency-Key` field lines.
+def parse_key(lines: Sequence[str], *, bare: bool = False) -> str:
+    """The key in the values of all `Idempotency-Key` field lines; with `bare` also one without quotes, as if it had them.
 
     Raises:
         KeyMissingError: There is no line.
@@ -31,6 +32,8 @@ def parse_key(lines: Sequence[str]) -> str:
     """
     if not lines:
         raise KeyMissingError("a mutation needs an Idempotency-Key")
+    if len(lines) == 1 and bare and _BARE.fullmatch(lines[0].strip(" ")):
+        return lines[0].strip(" ")
     item = _ITEM.fullmatch(lines[0]) if len(lines) == 1 else None
     if item is None:
         raise KeyInvalidError('Idempotency-Key must be one quoted string, as in "0197a5c0-6f1e-7cc3-98c8-d1f5a2b3c4d5"')
@@ -40,8 +43,12 @@ def parse_key(lines: Sequence[str]) -> str:
     return key
 
 
-def storage_key(secret: bytes, principal: Principal, key: str) -> str:
-    """Where the result of `principal`'s mutation `key` is stored: a keyed hash, so that the raw key is at rest nowhere (IDEM-4)."""
+def storage_name(secret: bytes, principal: Principal, key: str) -> str:
+    """The name under which `principal`'s mutation `key` is stored: a keyed hash, so that the raw key is at rest nowhere (IDEM-4)."""
     parts = (principal.issuer, principal.tenant, principal.client_id, principal.subject, key)
-    digest = hmac.digest(secret, join(part.encode() for part in parts), hashlib.sha256)
-    return "result/" + digest.hex()
+    return hmac.digest(secret, join(part.encode() for part in parts), "sha256").hex()
+
+
+def effect_id(secret: bytes, name: str, method: str, route: str) -> str:
+    """The id by which the outside world knows the effect of the mutation `name` on `route` (a URI template): 32 hexadecimal digits."""
+    return hmac.digest(secret, join(part.encode() for part in ("effect", name, method, route)), "sha256").hex()[:32]

@@ -9,21 +9,31 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
-from tidegate.idempotency.errors import DeterminateError, KeyReusedError, MutationConflictError
+from tidegate.idempotency.effect import Effect
+from tidegate.idempotency.errors import (
+    ClaimLostError,
+    DeterminateError,
+    KeyExpiredError,
+    KeyReusedError,
+    MutationConflictError,
+    MutationInProgressError,
+    OutcomeUnknownError,
+    ResultTooLargeError,
+)
+from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
 from tidegate.idempotency.fingerprint import fingerprint
-from tidegate.idempotency.key import parse_key, storage_key
-from tidegate.idempotency.record import Record, stored_headers
+from tidegate.idempotency.journal import Found, Journal, result_key
+from tidegate.idempotency.key import effect_id, parse_key, storage_name
+from tidegate.idempotency.record import Claim, Result, Tombstone, stored_headers
 from tidegate.idempotency.unit_of_work import UnitOfWork
-from tidegate.store.base import Conflict, ConsistentStore, Write
+from tidegate.store.base import ABSENT, Conflict
 
 ATTEMPTS = 24
 """Runs of a handler before it is given up: twenty writers of one balance all land, with room to spare."""
 LONGEST_PAUSE_SECONDS = 0.1
-RETENTION_MARGIN_SECONDS = 3_600
-"""Kept this much longer than promised: a step of the store's clock drops no result early (IDEM-17)."""
 
-TRANSIENT = frozenset({408, 425, 429})
-"""Refusals that ask for the same request again, and so must not be all that it ever gets."""
+NOT_FINAL = frozenset({408, 412, 425, 428, 429})
+"""Refusals that ask for the same request again, and so must not be all that it ever gets; a precondition is no part of the fingerprint."""
 
 Responder = Callable[..., Awaitable[None]]
 Render = Callable[[Exception, Request, Response], None]
@@ -31,93 +41,142 @@ Render = Callable[[Exception, Request, Response], None]
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A request that changes something: where its result is stored, what it asks and which method of the resource answers it."""
+    """A request that changes something.
 
-    record_key: str
+    Args:
+        name: Under which the store knows it.
+        fingerprint: What it asks.
+        effect_id: Under which the outside world knows its effect.
+        responder: The method of the resource that answers it.
+        found: What the store knew when the request came.
+        tombstone_seconds: For how long its key cannot be used again; 0: for as long as its result is kept.
+    """
+
+    name: str
     fingerprint: bytes
+    effect_id: str
     responder: Responder
+    found: Found
+    tombstone_seconds: int
 
 
 class ReplayMiddleware:
-    """Answers a repeated mutation with its stored result; runs before the limits, so that a replay costs no quota (PIPE-3).
+    """Looks up what is known of a mutation, before the limits: a repetition costs no quota but that of repetitions (PIPE-3).
+
+    Leaves the `Mutation` on `req.context.mutation`, None for a request that changes nothing, and `req.context.is_repetition`.
 
     Args:
-        store: Where results are.
-        key: Secret of the storage keys; the same in all regions.
+        journal: Where results are.
+        key: Secret of the storage names and effect ids; the same in all regions.
         mutations: The responder of each mutation, by URI template and method; whatever is not in it changes nothing.
+        bare_keys: Take keys without quotes, too.
+        reached: Told of fault points.
     """
 
-    def __init__(self, store: ConsistentStore, key: bytes, mutations: Mapping[tuple[str, str], Responder]) -> None:
-        self._store = store
+    def __init__(
+        self,
+        journal: Journal,
+        key: bytes,
+        mutations: Mapping[tuple[str, str], Responder],
+        *,
+        bare_keys: bool = False,
+        reached: Reached = go_on,
+    ) -> None:
+        self._journal = journal
         self._key = key
         self._mutations = mutations
+        self._bare_keys = bare_keys
+        self._reached = reached
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
-        """Look the mutation up and leave it on `req.context.mutation`; None for a request that changes nothing.
+        """Look the mutation up.
 
         Raises:
             KeyMissingError: A mutation needs a key.
             KeyInvalidError: Its form is wrong.
-            KeyReusedError: The key was used for another request.
             StoreUnavailableError: Nobody knows whether it was done.
         """
-        responder = self._mutations.get((req.uri_template or "", req.method))
-        req.context.mutation = None
+        req.context.mutation, req.context.is_repetition = None, False
+        route = req.uri_template or ""
+        responder = self._mutations.get((route, req.method))
         if resp.complete or responder is None:
             return
-        lines = [value.decode("latin-1") for name, value in req.scope["headers"] if name == b"idempotency-key"]
-        record_key = storage_key(self._key, req.context.principal, parse_key(lines))
-        mutation = Mutation(record_key, _fingerprint(req), responder)
-        if not await _replay(self._store, mutation, resp):
-            req.context.mutation = mutation
+        lines = [value.decode("latin-1") for field, value in req.scope["headers"] if field == b"idempotency-key"]
+        name = storage_name(self._key, req.context.principal, parse_key(lines, bare=self._bare_keys))
+        found = await self._journal.look_up(name)
+        self._reached(FaultPoint.LOOKED_UP)
+        effect = effect_id(self._key, name, req.method, route)
+        tombstone_seconds = getattr(resource, "tombstone_seconds", 0)
+        req.context.mutation = Mutation(name, _fingerprint(req), effect, responder, found, tombstone_seconds)
+        req.context.is_repetition = found.record is not None
 
 
 class TransactionMiddleware:
-    """Runs a mutation's handler and commits its writes and its result at once; the last middleware.
+    """Answers a mutation: with its stored result, or by running its handler and committing its writes and its result at once.
 
-    A handler must have no effect but its unit of work: it runs again when what it read has changed.
+    The last middleware. A handler must have no effect but its unit of work, `req.context.unit_of_work`, and the one it carries out with
+    `req.context.effect`: it runs again when what it read has changed.
 
     Args:
-        store: Where results and data are.
+        journal: Where results and data are.
         render: Puts a refusal into a response, as the error handler of the application does.
+        maximum_result_bytes: Largest answer that a handler may give.
+        reached: Told of fault points.
     """
 
-    def __init__(self, store: ConsistentStore, render: Render) -> None:
-        self._store = store
+    def __init__(self, journal: Journal, render: Render, *, maximum_result_bytes: int = 65_536, reached: Reached = go_on) -> None:
+        self._journal = journal
         self._render = render
+        self._maximum_result_bytes = maximum_result_bytes
+        self._reached = reached
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
         """Answer the mutation on `req.context.mutation`.
 
         Raises:
-            KeyReusedError: Another request with this key was quicker.
+            KeyReusedError: The key belongs to another request.
+            KeyExpiredError: Its result is kept no longer.
+            MutationInProgressError: It is being carried out elsewhere.
+            OutcomeUnknownError: An earlier attempt may have had its effect, and nothing can tell yet.
             MutationConflictError: The data changed under every attempt.
             StoreUnavailableError: The outcome is unknown; a retry finds out.
         """
         mutation: Mutation | None = req.context.mutation
-        if resp.complete or mutation is None:
+        if resp.complete or mutation is None or _settle(mutation.found, mutation, resp):
             return
-        for attempt in range(ATTEMPTS):
-            if await self._answer(mutation, req, resp, params):
-                return
-            await asyncio.sleep(_pause_seconds(attempt))
+        effect = Effect(self._journal, mutation.name, mutation.effect_id, mutation.fingerprint, mutation.found, self._reached)
+        async with effect:
+            for attempt in range(ATTEMPTS):
+                if await self._answer(mutation, effect, req, resp, params):
+                    return
+                await asyncio.sleep(_pause_seconds(attempt))
         raise MutationConflictError(f"the data changed during each of {ATTEMPTS} attempts")
 
-    async def _answer(self, mutation: Mutation, req: Request, resp: Response, params: dict[str, Any]) -> bool:
-        unit = req.context.unit_of_work = UnitOfWork(self._store)
+    async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
+        """Mark the end."""
+        if getattr(req.context, "mutation", None) is not None:
+            self._reached(FaultPoint.BEFORE_RESPONSE)
+
+    async def _answer(self, mutation: Mutation, effect: Effect, req: Request, resp: Response, params: dict[str, Any]) -> bool:
+        unit = req.context.unit_of_work = UnitOfWork(self._journal.store)
+        req.context.effect = effect
+        effect.begin_attempt()
         draft = type(resp)(options=resp.options)
-        record = await self._run(mutation, unit, req, draft, params)
+        try:
+            result = await self._run(mutation, unit, req, draft, params)
+        except ClaimLostError:
+            return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp)
         # A failure of ours or a transient refusal says nothing about the next attempt: it is answered and forgotten (IDEM-10).
-        if record.status < 500 and record.status not in TRANSIENT:
-            retention_seconds = req.context.tier.retention_seconds + RETENTION_MARGIN_SECONDS
-            result = await unit.commit(Write(mutation.record_key, record.encode(), retention_seconds))
-            if isinstance(result, Conflict):
-                return mutation.record_key in result.keys and await _replay(self._store, mutation, resp)
+        if result.status < 500 and result.status not in NOT_FINAL:
+            conflict = await self._commit(mutation, effect, unit, result, req.context.tier.retention_seconds)
+            if conflict:
+                is_taken = result_key(mutation.name) in conflict.keys
+                return is_taken and self._yield_to(await self._journal.look_up(mutation.name), mutation, resp)
         resp.set_headers(draft.headers)
-        _put(record, resp)
+        _put(result, resp)
         return True
 
-    async def _run(self, mutation: Mutation, unit: UnitOfWork, req: Request, draft: Response, params: dict[str, Any]) -> Record:
+    async def _run(self, mutation: Mutation, unit: UnitOfWork, req: Request, draft: Response, params: dict[str, Any]) -> Result:
         try:
             await mutation.responder(req, draft, **params)
         except falcon.HTTPStatus as ex:
@@ -129,7 +188,39 @@ class TransactionMiddleware:
         if draft.stream is not None or draft.sse is not None:
             raise TypeError(f"{req.uri_template}: a mutation cannot stream its answer, it would not be stored")
         body = await draft.render_body() or b""
-        return Record(fingerprint=mutation.fingerprint, status=draft.status_code, headers=stored_headers(draft.headers), body=body)
+        if len(body) > self._maximum_result_bytes:
+            raise ResultTooLargeError(
+                f"{req.uri_template}: an answer of {len(body)} bytes, at most {self._maximum_result_bytes} are stored"
+            )
+        return Result(fingerprint=mutation.fingerprint, status=draft.status_code, headers=stored_headers(draft.headers), body=body)
+
+    async def _commit(
+        self, mutation: Mutation, effect: Effect, unit: UnitOfWork, result: Result, retention_seconds: int
+    ) -> Conflict | None:
+        end = self._journal.finish(
+            mutation.name,
+            result,
+            fencing=effect.fencing,
+            retention_seconds=retention_seconds,
+            tombstone_seconds=mutation.tombstone_seconds,
+        )
+        # A claim of somebody else's attempt is not ours to end: a handler that took none commits against "nothing is known".
+        version = effect.version if effect.fencing else ABSENT
+        self._reached(FaultPoint.BEFORE_COMMIT)
+        outcome = await unit.commit({result_key(mutation.name): version}, end)
+        if isinstance(outcome, Conflict):
+            return outcome
+        effect.is_settled = True
+        self._reached(FaultPoint.AFTER_COMMIT)
+        return None
+
+    @staticmethod
+    def _yield_to(found: Found, mutation: Mutation, resp: Response) -> bool:
+        if _settle(found, mutation, resp):
+            return True
+        if found.record is not None:
+            raise OutcomeUnknownError("another attempt claimed this mutation and may have had its effect")
+        return False
 
 
 def _fingerprint(req: Request) -> bytes:
@@ -137,23 +228,29 @@ def _fingerprint(req: Request) -> bytes:
     return fingerprint(method=req.method, path=req.path, query=req.query_string, content_type=content_type, body=req.context.body)
 
 
-async def _replay(store: ConsistentStore, mutation: Mutation, resp: Response) -> bool:
-    stored = (await store.read([mutation.record_key])).get(mutation.record_key)
-    if stored is None:
-        return False
-    record = Record.decode(stored.value)
-    if record.fingerprint != mutation.fingerprint:
+def _settle(found: Found, mutation: Mutation, resp: Response) -> bool:
+    """Answer with what is known, if that is the end of it."""
+    record = found.record
+    if record is not None and record.fingerprint != mutation.fingerprint:
         raise KeyReusedError("this Idempotency-Key belongs to another request; use a new key for a new request")
-    _put(record, resp)
-    resp.set_header("Idempotent-Replayed", "true")
+    match record:
+        case Result():
+            _put(record, resp)
+            resp.set_header("Idempotent-Replayed", "true")
+        case Tombstone():
+            raise KeyExpiredError("this request was done, and its result is kept no longer; use a new key for a new request")
+        case Claim() if found.is_live:
+            raise MutationInProgressError("this request is being carried out; retry with the same key for its result")
+        case _:
+            return False
     return True
 
 
-def _put(record: Record, resp: Response) -> None:
+def _put(result: Result, resp: Response) -> None:
     # First answers go this way too, so that a replay differs from them in its marker and in fields of one response alone.
-    resp.status = record.status
-    resp.set_headers({**record.headers, "Cache-Control": "no-store"})
-    resp.data = record.body
+    resp.status = result.status
+    resp.set_headers({**result.headers, "Cache-Control": "no-store"})
+    resp.data = result.body
     resp.complete = True
 
 

@@ -1,5 +1,6 @@
-"""The stored result of a mutation and its bytes in the store; called by `middleware.py`."""
+"""What is known of a mutation, and its bytes before they are sealed; called by `journal.py`, `effect.py` and `middleware.py`."""
 
+import hashlib
 from collections.abc import Mapping
 
 import msgspec
@@ -10,8 +11,8 @@ STORED_HEADERS = ("content-type", "content-language", "location", "content-locat
 """Fields that belong to the result; all others belong to one response and are not replayed (IDEM-8)."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A mutation's result.
+class Result(msgspec.Struct, frozen=True, kw_only=True, tag=1, array_like=True):
+    """How a mutation ended.
 
     Args:
         fingerprint: Of the request that caused it.
@@ -25,21 +26,63 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str]
     body: bytes
 
-    def encode(self) -> bytes:
-        """The bytes to store."""
-        return msgspec.msgpack.encode(self)
+    def digest(self) -> bytes:
+        """Tells this outcome from others, without its content: 16 bytes of SHA-256."""
+        return hashlib.sha256(encode(self)).digest()[:16]
 
-    @classmethod
-    def decode(cls, stored: bytes) -> "Record":
-        """The record in `stored`.
 
-        Raises:
-            InvalidRecordError: `encode` did not write it.
-        """
-        try:
-            return msgspec.msgpack.decode(stored, type=cls)
-        except msgspec.MsgspecError as ex:
-            raise InvalidRecordError(f"stored result: {ex}") from ex
+class Claim(msgspec.Struct, frozen=True, kw_only=True, tag=2, array_like=True):
+    """Somebody set out to have an effect outside of the store (IDEM-11). Live while the lease beside it is; then its outcome is unknown.
+
+    Args:
+        fingerprint: Of the request.
+        owner: Who: a random word of one run of one request.
+        fencing: Grows with each owner of one mutation; the first is 1.
+        started_at: Seconds since the epoch by the owner's clock; for people, nothing is decided by it.
+        is_absent: An operator found that there was no effect: the next owner need not ask.
+    """
+
+    fingerprint: bytes
+    owner: str
+    fencing: int
+    started_at: float
+    is_absent: bool = False
+
+
+class Tombstone(msgspec.Struct, frozen=True, kw_only=True, tag=3, array_like=True):
+    """A result that is kept no longer, so that a late retry is refused instead of charged again (IDEM-22).
+
+    Args:
+        fingerprint: Of the request.
+        outcome: `Result.digest`.
+    """
+
+    fingerprint: bytes
+    outcome: bytes
+
+
+Record = Result | Claim | Tombstone
+
+
+def encode(record: Record) -> bytes:
+    """MessagePack of `record`."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode(stored: bytes) -> Record:
+    """The record in `stored`.
+
+    Raises:
+        InvalidRecordError: `encode` did not write it.
+    """
+    try:
+        record: Record = _DECODER.decode(stored)
+    except msgspec.MsgspecError as ex:
+        raise InvalidRecordError(f"stored result: {ex}") from ex
+    return record
+
+
+_DECODER = msgspec.msgpack.Decoder(Record)
 
 
 def stored_headers(headers: Mapping[str, str]) -> dict[str, str]:

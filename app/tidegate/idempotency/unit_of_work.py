@@ -1,5 +1,7 @@
 """What one run of a handler read and wants to write; made by `middleware.py`, used by resources as `req.context.unit_of_work`."""
 
+from collections.abc import Mapping, Sequence
+
 from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Write
 
 
@@ -38,11 +40,11 @@ class UnitOfWork:
         """Forget the writes; what was read still guards the commit."""
         self._writes.clear()
 
-    async def commit(self, record: Write) -> Committed | Conflict:
-        """Carry out the writes and `record` together, if `record` does not exist yet and nothing that was read has changed.
+    async def commit(self, expected: Mapping[str, int], record: Sequence[Write]) -> Committed | Conflict:
+        """Carry out the writes and `record` together, if the keys of `expected` and all that were read have not changed.
 
         Raises:
             StoreUnavailableError: The store did not answer; whether the commit took effect is unknown.
         """
         writes = [Write(key, value) for key, value in self._writes.items()]
-        return await self._store.commit({**self._expected, record.key: ABSENT}, [*writes, record])
+        return await self._store.commit({**self._expected, **expected}, [*writes, *record])

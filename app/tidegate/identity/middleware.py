@@ -1,4 +1,4 @@
-"""The step that gives a request its identity; wired by `application.py` before anything is looked up or charged."""
+"""The steps that give a request its identity and hold it to its rights; wired by `application.py`."""
 
 import time
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 from falcon.asgi import Request, Response
 
 from tidegate.contract.tier import Tier
-from tidegate.identity.errors import InvalidTokenError, TokenMissingError
+from tidegate.identity.errors import InsufficientScopeError, InvalidTokenError, TokenMissingError
 from tidegate.identity.pseudonym import Pseudonyms
 from tidegate.identity.tokens import TokenVerifier
 
@@ -40,6 +40,23 @@ class IdentityMiddleware:
         req.context.principal = principal
         req.context.tier = tier
         req.context.tids = self._pseudonyms.tids(principal.partition(tier.partition_by))
+
+
+class AuthorizationMiddleware:
+    """Lets a request pass whose token has the scope that its method needs: `scopes` of the resource, a mapping from methods to scopes.
+
+    It runs before results are looked up, so whoever lost a right cannot read what was done with it either (PIPE-2).
+    """
+
+    async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, str]) -> None:
+        """Check the scope.
+
+        Raises:
+            InsufficientScopeError: The token does not have it.
+        """
+        needed = getattr(resource, "scopes", {}).get("GET" if req.method == "HEAD" else req.method)
+        if needed is not None and needed not in req.context.principal.scopes:
+            raise InsufficientScopeError(needed)
 
 
 def bearer_token(field: str | None) -> str:

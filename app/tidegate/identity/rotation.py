@@ -1,4 +1,4 @@
-"""The steps by which one identity key replaces another, on a directory of key files; called by `cli.py`. See docs/rotation.md."""
+"""The steps by which one key replaces another, on a directory of key files; called by `cli.py`. See docs/rotation.md."""
 
 import os
 import secrets
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tidegate.contract.errors import TidegateError
 
-KEY, OTHER_KEY = "identity.key", "identity.other.key"
+REPLACEABLE = ("identity", "result")
+"""Keys of which workers can know two."""
 SECRET_BYTES = 32
 
 
@@ -15,13 +16,18 @@ class RotationError(TidegateError):
     """The step cannot be taken now, or a file cannot be read or written."""
 
 
-def begin(directory: Path) -> None:
+def files(directory: Path, name: str) -> tuple[Path, Path]:
+    """The file of the key `name` (of `REPLACEABLE`) and, while it is being replaced, that of the other one."""
+    return directory / f"{name}.key", directory / f"{name}.other.key"
+
+
+def begin(directory: Path, name: str) -> None:
     """Make a new key and lay it beside the one in use.
 
     Raises:
         RotationError: A replacement is under way, or there is no key to replace.
     """
-    key, other = directory / KEY, directory / OTHER_KEY
+    key, other = files(directory, name)
     # Two equal files are what a switch that was cut off leaves; the new key was never in use then.
     if other.exists() and _read(other) != _read(key):
         raise RotationError(f"{other} exists: a replacement is under way; switch, or finish it first")
@@ -29,13 +35,13 @@ def begin(directory: Path) -> None:
     _write(other, secrets.token_urlsafe(SECRET_BYTES).encode())
 
 
-def switch(directory: Path) -> None:
+def switch(directory: Path, name: str) -> None:
     """Exchange both keys.
 
     Raises:
         RotationError: There are not two different keys.
     """
-    key, other = directory / KEY, directory / OTHER_KEY
+    key, other = files(directory, name)
     old, new = _read(key), _read(other)
     if old == new:
         raise RotationError(f"{key} and {other} hold the same key: begin again")
@@ -44,14 +50,15 @@ def switch(directory: Path) -> None:
     _write(key, new)
 
 
-def finish(directory: Path) -> None:
+def finish(directory: Path, name: str) -> None:
     """Forget the other key.
 
     Raises:
         RotationError: There is none.
     """
-    _read(directory / OTHER_KEY)
-    (directory / OTHER_KEY).unlink()
+    _, other = files(directory, name)
+    _read(other)
+    other.unlink()
 
 
 def _read(path: Path) -> bytes:

@@ -97,7 +97,8 @@ class RegionUsage:
         """How the identities of the region would fare under `tier` now, whatever their own tiers are."""
         sweep, seen = Sweep(), set[bytes]()
         for redis, batch in self._batches():
-            fresh = set(batch) - seen  # a scan may name a key twice
+            # A scan may name a key twice; and repetitions are counted under no tier of the region.
+            fresh = {name for name in batch if not name.endswith(keys.REPLAYS_SUFFIX.encode())} - seen
             seen |= fresh
             vectors, now = self._read(redis, list(fresh)) if fresh else ([], 0)
             for held in filter(None, vectors):

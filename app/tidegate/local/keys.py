@@ -31,7 +31,7 @@ class Grant:
     tier: str
     tenant: str = "acme"
     client: str = "demo"
-    scope: str = "api"
+    scope: str = "api payments"
 
 
 class Keys:
@@ -45,10 +45,11 @@ class Keys:
         self.token_keys = directory / "jwks.json"
         self.identity = directory / "identity.key"
         self.idempotency = directory / "idempotency.key"
+        self.result = directory / "result.key"
         self._issuer = directory / "issuer.pem"
         make_private_directory(directory)
         _write_once(self._issuer, _new_issuer_key())
-        for path in (self.identity, self.idempotency):
+        for path in (self.identity, self.idempotency, self.result):
             _write_once(path, base64url_encode(secrets.token_bytes(SECRET_BYTES)))
         _write_once(self.token_keys, json.dumps({"keys": [_public_jwk(self._signer())]}, indent=2).encode())
 

@@ -135,6 +135,7 @@ def _api_environment(layout: Layout, region: Region, keys: Keys) -> dict[str, st
         "TIDEGATE_TOKEN_KEYS_FILE": str(keys.token_keys),
         "TIDEGATE_IDENTITY_KEY_FILE": str(keys.identity),
         "TIDEGATE_IDEMPOTENCY_KEY_FILE": str(keys.idempotency),
+        "TIDEGATE_RESULT_KEY_FILE": str(keys.result),
         "TIDEGATE_TIERS_FILE": str(region.directory / "tiers.json"),
         # A laptop under load may be late; a Redis that is gone refuses at once.
         "TIDEGATE_REDIS_TIMEOUT_SECONDS": "1",

@@ -8,6 +8,10 @@ class RecordNotFoundError(DeterminateError):
     """The caller's tenant has no such object; other tenants' objects look the same (OWASP API1)."""
 
 
+class PaymentDeclinedError(DeterminateError):
+    """The payment provider took no money and will not."""
+
+
 class InvalidContentError(TidegateError):
     """The body is not acceptable JSON; the text says why."""
 

@@ -1,0 +1,111 @@
+"""Where the store keeps what is known of each mutation; called by `middleware.py`, `effect.py` and `tidegate.mutations`."""
+
+from dataclasses import dataclass
+
+from tidegate.idempotency.errors import InvalidRecordError
+from tidegate.idempotency.record import Claim, Record, Result, Tombstone, decode, encode
+from tidegate.idempotency.sealing import Sealer
+from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Write
+
+RETENTION_MARGIN_SECONDS = 3_600
+"""Kept this much longer than promised: a step of the store's clock drops no result early (IDEM-17)."""
+LEASE_SECONDS = 15
+"""How long a claim outlives its last renewal; counted by the store, as the clock of a worker may be wrong (IDEM-17)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the store knows of a mutation.
+
+    Args:
+        record: Its result or claim, else its tombstone; None: nothing.
+        version: Of the result or claim; `ABSENT` without one.
+        is_live: The claim's owner has renewed its lease.
+    """
+
+    record: Record | None = None
+    version: int = ABSENT
+    is_live: bool = False
+
+
+def result_key(name: str) -> str:
+    """The key of the result or claim of the mutation `name` (`key.storage_name`)."""
+    return f"result/{name}"
+
+
+def lease_key(name: str) -> str:
+    """The key that exists while a claim's owner renews it."""
+    return f"lease/{name}"
+
+
+def tombstone_key(name: str) -> str:
+    """The key that outlives the result."""
+    return f"tombstone/{name}"
+
+
+class Journal:
+    """Results, claims and tombstones in `store`, sealed by `sealer`. Every method raises `StoreUnavailableError` without the store."""
+
+    def __init__(self, store: ConsistentStore, sealer: Sealer) -> None:
+        self.store = store
+        self._sealer = sealer
+
+    async def look_up(self, name: str) -> Found:
+        """What is known of the mutation `name`, all of one instant.
+
+        Raises:
+            InvalidRecordError: It cannot be read; the mutation must be refused rather than run again.
+        """
+        keys = result_key(name), lease_key(name), tombstone_key(name)
+        result, lease, tombstone = map((await self.store.read(keys)).get, keys)
+        if result is not None:
+            return Found(self._open(keys[0], result.value), result.version, lease is not None)
+        return Found(self._open(keys[2], tombstone.value)) if tombstone is not None else Found()
+
+    def finish(self, name: str, result: Result, *, fencing: int, retention_seconds: int, tombstone_seconds: int) -> list[Write]:
+        """The writes that end a mutation: its result, its tombstone if that is to outlive it, and no lease.
+
+        Args:
+            name: The mutation.
+            result: Its outcome.
+            fencing: Of the claim that it ends; 0 without one.
+            retention_seconds: For how long at least it is replayed.
+            tombstone_seconds: For how long at least the key cannot be used again.
+        """
+        key = result_key(name)
+        writes = [Write(key, self._sealer.seal(encode(result), key, fencing), retention_seconds + RETENTION_MARGIN_SECONDS)]
+        if fencing:
+            writes.append(Write(lease_key(name), None))
+        if tombstone_seconds > retention_seconds:
+            tombstone = Tombstone(fingerprint=result.fingerprint, outcome=result.digest())
+            key = tombstone_key(name)
+            writes.append(Write(key, self._sealer.seal(encode(tombstone), key, fencing), tombstone_seconds + RETENTION_MARGIN_SECONDS))
+        return writes
+
+    async def claim(self, name: str, claim: Claim, *, version: int) -> Committed | Conflict:
+        """Set `claim` in place of what has `version`, if nobody holds the lease (B2), and hold it."""
+        key = result_key(name)
+        # A claim is kept until it is resolved: one that was forgotten would be taken for none (B5).
+        writes = [Write(key, self._sealer.seal(encode(claim), key, claim.fencing)), Write(lease_key(name), b"1", LEASE_SECONDS)]
+        return await self.store.commit({key: version, lease_key(name): ABSENT}, writes)
+
+    async def renew(self, name: str, *, version: int) -> Committed | Conflict:
+        """Hold the lease for longer, if the claim still has `version`."""
+        return await self.store.commit({result_key(name): version}, [Write(lease_key(name), b"1", LEASE_SECONDS)])
+
+    async def release(self, name: str, *, version: int) -> Committed | Conflict:
+        """Give the lease up, if the claim still has `version`: its outcome is unknown."""
+        return await self.store.commit({result_key(name): version}, [Write(lease_key(name), None)])
+
+    async def replace(self, name: str, record: Result | Claim, *, version: int, retention_seconds: int | None) -> Committed | Conflict:
+        """Put `record` in place of the claim that has `version` and no live owner."""
+        key = result_key(name)
+        fencing = record.fencing if isinstance(record, Claim) else 0
+        write = Write(key, self._sealer.seal(encode(record), key, fencing), retention_seconds)
+        return await self.store.commit({key: version, lease_key(name): ABSENT}, [write])
+
+    def _open(self, key: str, sealed: bytes) -> Record:
+        try:
+            return decode(self._sealer.open(sealed, key))
+        except InvalidRecordError as ex:
+            raise InvalidRecordError(f"{key[:20]}...: {ex}") from ex

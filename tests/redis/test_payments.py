@@ -1,0 +1,545 @@
+"""An effect outside of the store: claimed, carried out once, reconciled; with a real Valkey and a payment provider over HTTP."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import falcon.asgi
+import httpx
+import msgspec
+import pytest
+from aiohttp import web
+from redis.asyncio import Redis
+from tests.conftest import Valkey
+
+from tidegate import problems
+from tidegate.body import BodyMiddleware
+from tidegate.contract.tier import Tier
+from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
+from tidegate.idempotency.journal import Journal
+from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
+from tidegate.idempotency.record import Claim
+from tidegate.idempotency.sealing import Sealer
+from tidegate.identity.middleware import AuthorizationMiddleware
+from tidegate.identity.principal import Principal
+from tidegate.local.payment_provider import LEDGER, Fault, Ledger, make_app
+from tidegate.payments.http import HttpPaymentProvider
+from tidegate.resources.payments import TOMBSTONE_SECONDS, PaymentEntry, Payments
+from tidegate.routing import Router
+from tidegate.store.base import Write
+from tidegate.store.errors import StoreUnavailableError
+from tidegate.store.redis import RedisStore
+from tidegate.telemetry import Draining, TelemetryMiddleware
+
+TIER = Tier.from_spec("free", {"windows": [{"name": "second", "limit": 10, "period": "1s"}]})
+PAYMENTS = "/v1/payments"
+SEALER = Sealer(b"r" * 32)
+
+
+class FakeIdentity:
+    """Gives everybody the scopes of the header `Scopes`."""
+
+    async def process_resource(self, req, resp, resource, params):
+        scopes = frozenset((req.get_header("Scopes") or "payments").split())
+        req.context.principal = Principal("iss", "acme", "web", "ann", "free", scopes, 0)
+        req.context.tier, req.context.tids = TIER, ("t" * 22,)
+
+
+class FakeCrash(BaseException):
+    """Ends a request as the end of its process would: nothing of it is cleaned up."""
+
+
+def client_of(store, provider, *, sealer: Sealer = SEALER, reached: Reached = go_on, **routes: object) -> httpx.AsyncClient:
+    router, journal = Router(), Journal(store, sealer)
+    app = falcon.asgi.App(
+        router=router,
+        middleware=[
+            TelemetryMiddleware("here", Draining()),
+            FakeIdentity(),
+            AuthorizationMiddleware(),
+            BodyMiddleware(65_536),
+            ReplayMiddleware(journal, b"s" * 32, router.mutations, reached=reached),
+            TransactionMiddleware(journal, problems.render, reached=reached),
+        ],
+    )
+    problems.install(app)
+    app.add_route(PAYMENTS, routes.get("payments") or Payments(provider))
+    app.add_route(PAYMENTS + "/{payment_id}", PaymentEntry(store))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.test")
+
+
+@pytest.fixture
+async def store(valkey: Valkey) -> AsyncIterator[RedisStore]:
+    store = RedisStore(valkey.client())
+    yield store
+    await store.close()
+
+
+@dataclass
+class Provider:
+    """The fake provider and the adapter that speaks to it."""
+
+    ledger: Ledger
+    adapter: HttpPaymentProvider
+
+    def taken(self) -> list[int]:
+        """How often each effect was charged."""
+        return [len(charges) for charges in self.ledger.charges.values()]
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    app = make_app(None)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    adapter = HttpPaymentProvider(f"http://127.0.0.1:{runner.addresses[0][1]}", timeout_seconds=0.5)
+    yield Provider(app[LEDGER], adapter)
+    await adapter.close()
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def api(store: RedisStore, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(store, provider.adapter) as client:
+        yield client
+
+
+def key() -> dict[str, str]:
+    return {"Idempotency-Key": f'"{uuid.uuid4()}"'}
+
+
+async def pay(api: httpx.AsyncClient, headers: dict[str, str], amount: int = 100) -> httpx.Response:
+    return await api.post(PAYMENTS, json={"amount": amount}, headers=headers)
+
+
+def kind(response: httpx.Response) -> str:
+    return response.json()["type"].rsplit("/", 1)[1]
+
+
+async def end_leases(redis: Redis) -> None:
+    """As time does."""
+    for name in await redis.keys("*lease/*"):
+        await redis.delete(name)
+
+
+async def test_a_payment_is_taken_once_and_kept(api, provider):
+    headers = key()
+
+    first, again = [await pay(api, headers) for _ in range(2)]
+
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json()["amount"] == 100
+    assert again.content == first.content
+    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
+    assert (await api.get(first.headers["Location"])).json() == first.json()
+    assert provider.taken() == [1]
+
+
+async def test_two_payments_are_two_effects(api, provider):
+    await pay(api, key())
+    await pay(api, key())
+
+    assert provider.taken() == [1, 1]
+
+
+async def test_a_declined_payment_stays_declined(api, provider):
+    """IDEM-10: an answer, and a final one."""
+    headers = key()
+    provider.ledger.faults.append(Fault("decline"))
+
+    answers = [await pay(api, headers) for _ in range(2)]
+
+    assert [(answer.status_code, kind(answer)) for answer in answers] == [(402, "payment-declined")] * 2
+    assert answers[1].headers["Idempotent-Replayed"] == "true"
+    assert provider.taken() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "charged_before"),
+    [("refuse", 0), ("fail", 0), ("fail_after_charging", 1), ("drop_reply", 1), ("garbage", 1), ("hold", 1)],
+)
+async def test_a_provider_that_fails_leaves_an_unknown_outcome_that_the_retry_reconciles(api, provider, redis, fault, charged_before):
+    """IDEM-10 and W3: at once, without waiting for a lease; and one charge, whether the first attempt made it or not."""
+    headers = key()
+    provider.ledger.faults.append(Fault(fault))
+    failed = await pay(api, headers)
+    taken_before = sum(provider.taken())
+
+    answers = [await pay(api, headers) for _ in range(2)]
+
+    assert (failed.status_code, kind(failed), failed.headers["Retry-After"]) == (503, "payment-outcome-unknown", "1")
+    assert taken_before == charged_before
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].content == answers[1].content
+    assert provider.taken() == [1]
+    assert await redis.keys("*lease/*") == []
+
+
+async def test_a_slow_provider_is_waited_for_and_a_duplicate_is_told_to_come_back(api, provider):
+    """IDEM-7."""
+    headers = key()
+    provider.ledger.faults.append(Fault("hold"))
+    first = asyncio.create_task(pay(api, headers))
+    while not provider.taken():
+        await asyncio.sleep(0.005)
+
+    duplicate, other = await pay(api, headers), await pay(api, headers, 200)
+    provider.ledger.cleared.set()
+
+    assert (duplicate.status_code, kind(duplicate), duplicate.headers["Retry-After"]) == (409, "idempotency-in-progress", "1")
+    assert (other.status_code, kind(other)) == (422, "idempotency-key-reused")
+    assert (await first).status_code == 201
+    assert (await pay(api, headers)).content == (await first).content
+    assert provider.taken() == [1]
+
+
+async def test_fifty_identical_payments_at_once_are_one(store, provider):
+    """IDEM-9, over two applications: the others get the same or are told to come back."""
+    headers = key()
+    async with client_of(store, provider.adapter) as here, client_of(store, provider.adapter) as there:
+        answers = await asyncio.gather(*(pay(api, headers) for api in [here, there] * 25))
+
+        assert {answer.status_code for answer in answers} == {201, 409}
+        assert {kind(answer) for answer in answers if answer.status_code == 409} == {"idempotency-in-progress"}
+        assert len({answer.content for answer in answers if answer.status_code == 201}) == 1
+        assert provider.taken() == [1]
+
+
+CRASHES = [FaultPoint.CLAIMED, FaultPoint.EFFECT_DONE, FaultPoint.BEFORE_COMMIT]
+
+
+@pytest.mark.parametrize("point", CRASHES)
+async def test_a_crash_leaves_a_claim_that_blocks_until_its_lease_ends_and_is_then_reconciled(store, provider, redis, point, monkeypatch):
+    """W1, W3, IDEM-12: an expired lease is no permission, it is a question to the provider."""
+    headers = key()
+    crashing = _crash_at(point, monkeypatch)
+    async with client_of(store, provider.adapter, reached=crashing) as doomed, client_of(store, provider.adapter) as api:
+        with pytest.raises(FakeCrash):
+            await pay(doomed, headers)
+        blocked = await pay(api, headers)
+        await end_leases(redis)
+        answer = await pay(api, headers)
+
+        assert (blocked.status_code, kind(blocked)) == (409, "idempotency-in-progress")
+        assert answer.status_code == 201
+        assert (await pay(api, headers)).content == answer.content
+        assert provider.taken() == [1]
+        assert set(provider.ledger.fencing.values()) == {2}
+
+
+def _crash_at(point: FaultPoint, monkeypatch: pytest.MonkeyPatch) -> Reached:
+    """A worker that ends there; nothing that would clean up after it runs."""
+
+    async def nothing(*_: object, **__: object) -> None:
+        pass
+
+    def reached(at: FaultPoint) -> None:
+        if at is point:
+            monkeypatch.setattr(Journal, "release", nothing)
+            raise FakeCrash
+
+    return reached
+
+
+async def test_a_late_owner_is_fenced_off(store, provider, redis):
+    """IDEM-11, IDEM-13, W5, B2: it stops in the middle, its lease ends, another worker finishes; what it then wants is refused."""
+    headers, resumed, arrived = key(), asyncio.Event(), asyncio.Event()
+
+    class Stopped:
+        """A provider that is reached only after a long sleep."""
+
+        async def charge(self, amount, currency, *, effect_id, fencing):
+            arrived.set()
+            await resumed.wait()
+            return await provider.adapter.charge(amount, currency, effect_id=effect_id, fencing=fencing)
+
+        find = provider.adapter.find
+
+    async with client_of(store, Stopped()) as late, client_of(store, provider.adapter) as api:
+        first = asyncio.create_task(pay(late, headers))
+        await arrived.wait()
+        await end_leases(redis)
+        answer = await pay(api, headers)
+        resumed.set()
+        late_answer = await first
+
+        assert answer.status_code == 201
+        assert late_answer.status_code == 503
+        assert (await pay(late, headers)).content == answer.content
+        assert provider.taken() == [1]
+
+
+async def test_a_late_owner_whose_effect_was_adopted_answers_with_the_adopters_result(store, provider, redis):
+    """IDEM-13: it never says more than the store."""
+    headers, resumed, arrived = key(), asyncio.Event(), asyncio.Event()
+
+    class Stopped:
+        """Charges, and sleeps before it says so."""
+
+        async def charge(self, amount, currency, *, effect_id, fencing):
+            charge = await provider.adapter.charge(amount, currency, effect_id=effect_id, fencing=fencing)
+            arrived.set()
+            await resumed.wait()
+            return charge
+
+        find = provider.adapter.find
+
+    async with client_of(store, Stopped()) as late, client_of(store, provider.adapter) as api:
+        first = asyncio.create_task(pay(late, headers))
+        await arrived.wait()
+        await end_leases(redis)
+        answer = await pay(api, headers)
+        resumed.set()
+        late_answer = await first
+
+        assert late_answer.content == answer.content
+        assert late_answer.headers["Idempotent-Replayed"] == "true"
+        assert provider.taken() == [1]
+
+
+async def test_a_claim_is_renewed_while_its_handler_runs(store, provider, redis, monkeypatch):
+    """B1, B4: a handler may take longer than a lease."""
+    monkeypatch.setattr("tidegate.idempotency.effect.RENEW_SECONDS", 0.02)
+    headers = key()
+    provider.ledger.faults.append(Fault("hold"))
+    async with client_of(store, provider.adapter) as api:
+        first = asyncio.create_task(pay(api, headers))
+        while not provider.taken():
+            await asyncio.sleep(0.005)
+        await end_leases(redis)
+        deadline = time.monotonic() + 5
+        while not (renewed := await redis.keys("*lease/*")) and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        provider.ledger.cleared.set()
+
+        assert len(renewed) == 1
+        assert (await first).status_code == 201
+        assert await redis.keys("*lease/*") == []
+
+
+async def test_an_owner_that_slept_through_its_lease_begins_nothing(store, provider, monkeypatch):
+    """W5: a process that was stopped between its claim and its effect."""
+    headers = key()
+    monkeypatch.setattr("tidegate.idempotency.effect.LEASE_SECONDS", 0)
+    async with client_of(store, provider.adapter) as asleep:
+        answer = await pay(asleep, headers)
+    monkeypatch.undo()
+
+    assert answer.status_code == 409
+    assert provider.taken() == []
+    async with client_of(store, provider.adapter) as api:
+        assert (await pay(api, headers)).status_code == 201
+        assert provider.taken() == [1]
+
+
+async def test_a_claim_never_expires_by_itself(api, provider, redis):
+    """B5, W6: a record that vanished would be taken for none, and charged again."""
+    provider.ledger.faults.append(Fault("fail_after_charging"))
+    await pay(api, key())
+
+    (claim,) = await redis.keys("*result/*")
+    assert await redis.ttl(claim) == -1
+
+
+async def test_without_a_way_to_reconcile_an_operator_is_waited_for(store, provider):
+    """IDEM-12."""
+
+    class Blind:
+        async def on_post(self, req, resp):
+            await req.context.effect.carry_out(
+                lambda effect: provider.adapter.charge(1, "EUR", effect_id=effect.id, fencing=effect.fencing)
+            )
+
+    headers = key()
+    provider.ledger.faults.append(Fault("drop_reply"))
+    async with client_of(store, provider.adapter, payments=Blind()) as api:
+        answers = [await pay(api, headers) for _ in range(3)]
+
+        assert [answer.status_code for answer in answers] == [503, 409, 409]
+        assert kind(answers[1]) == "idempotency-outcome-unknown"
+        assert provider.taken() == [1]
+
+
+async def test_a_handler_that_runs_again_does_not_repeat_its_effect(store, provider):
+    """Its data changed meanwhile: the ledger is written on what is there now, and the charge is the one that was made."""
+
+    class Contested(Payments):
+        runs = 0
+
+        async def on_post(self, req, resp):
+            self.runs += 1
+            await req.context.unit_of_work.read("contested")
+            await super().on_post(req, resp)
+            if self.runs < 3:
+                await store.commit({}, [Write("contested", b"%d" % self.runs)])
+
+    contested = Contested(provider.adapter)
+    async with client_of(store, provider.adapter, payments=contested) as api:
+        answer = await pay(api, key())
+
+        assert (answer.status_code, contested.runs) == (201, 3)
+        assert provider.taken() == [1]
+
+
+async def test_a_second_effect_of_one_mutation_is_our_mistake(store, provider):
+    class Greedy(Payments):
+        async def on_post(self, req, resp):
+            await super().on_post(req, resp)
+            await super().on_post(req, resp)
+
+    async with client_of(store, provider.adapter, payments=Greedy(provider.adapter)) as api:
+        assert (await pay(api, key())).status_code == 500
+        assert provider.taken() == [1]
+
+
+async def test_a_failure_after_the_effect_is_adopted_by_the_retry(store, provider):
+    """W3, actor-ts #984: charged, then failed, and not charged again."""
+
+    class FailsOnce(Payments):
+        is_broken = True
+
+        async def on_post(self, req, resp):
+            await super().on_post(req, resp)
+            if self.is_broken:
+                self.is_broken = False
+                raise RuntimeError("bug")
+
+    headers = key()
+    async with client_of(store, provider.adapter, payments=FailsOnce(provider.adapter)) as api:
+        answers = [await pay(api, headers) for _ in range(2)]
+
+        assert [answer.status_code for answer in answers] == [500, 201]
+        assert provider.taken() == [1]
+
+
+class Losing(RedisStore):
+    """Commits the n-th time without an answer, or not at all."""
+
+    def __init__(self, redis: Redis, nth: int, *, is_done: bool) -> None:
+        super().__init__(redis)
+        self._left, self._is_done = nth, is_done
+
+    async def commit(self, expected, writes):
+        self._left -= 1
+        if self._left == 0:
+            if self._is_done:
+                await super().commit(expected, writes)
+            raise StoreUnavailableError("no answer")
+        return await super().commit(expected, writes)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_a_commit_without_an_answer_is_never_taken_for_permission(store, provider, valkey, redis, nth, is_done):
+    """IDEM-14, IDEM-16: of the claim, or of the result."""
+    headers = key()
+    losing = Losing(valkey.client(), nth, is_done=is_done)
+    async with client_of(losing, provider.adapter) as unlucky, client_of(store, provider.adapter) as api:
+        failed = await pay(unlucky, headers)
+        await end_leases(redis)
+        answer = await pay(api, headers)
+
+        assert (failed.status_code, kind(failed)) == (503, "idempotency-unavailable")
+        assert answer.status_code == 201
+        assert provider.taken() == [1]
+    await losing.close()
+
+
+async def test_a_replay_needs_the_right_that_the_first_attempt_had(api, provider):
+    """PIPE-2: Adyen documents that theirs does not."""
+    headers = key()
+    first = await pay(api, headers)
+
+    refused = await pay(api, headers | {"Scopes": "api"})
+    read = await api.get(first.headers["Location"], headers={"Scopes": "api"})
+
+    assert [(answer.status_code, kind(answer), answer.json()["scope"]) for answer in (refused, read)] == [
+        (403, "scope-insufficient", "payments")
+    ] * 2
+    assert 'error="insufficient_scope"' in refused.headers["WWW-Authenticate"]
+    assert (await pay(api, headers)).content == first.content
+
+
+async def test_a_key_whose_result_is_gone_is_refused_for_a_month(api, provider, redis):
+    """IDEM-22 and W13."""
+    headers = key()
+    await pay(api, headers)
+    (result,), (tombstone,) = await redis.keys("*result/*"), await redis.keys("*tombstone/*")
+    ttl = await redis.ttl(tombstone)
+    await redis.delete(result)
+
+    answers = [await pay(api, headers), await pay(api, headers, 200)]
+
+    assert TOMBSTONE_SECONDS < ttl <= TOMBSTONE_SECONDS + 3_600
+    assert [(answer.status_code, kind(answer)) for answer in answers] == [(422, "idempotency-key-expired"), (422, "idempotency-key-reused")]
+    assert await redis.strlen(tombstone) < 150
+    assert provider.taken() == [1]
+
+
+async def test_nothing_that_is_stored_of_a_result_can_be_read_without_the_key(api, redis):
+    """IDEM-23."""
+    first = await pay(api, key(), 31_337)
+
+    names = [name for pattern in ("*result/*", "*tombstone/*") for name in await redis.keys(pattern)]
+    dump = b"".join([await redis.get(name) for name in names])
+    assert len(names) == 2
+    assert not any(word in dump for word in (b"31337", first.json()["id"].encode(), b"EUR", b"payments"))
+
+
+async def test_a_result_sealed_under_an_unknown_key_is_refused_rather_than_run_again(store, provider):
+    headers = key()
+    async with client_of(store, provider.adapter) as api, client_of(store, provider.adapter, sealer=Sealer(b"x" * 32)) as stranger:
+        await pay(api, headers)
+
+        assert (await pay(stranger, headers)).status_code == 500
+        assert provider.taken() == [1]
+
+
+async def test_an_operators_finding_that_there_was_no_effect_lets_the_retry_begin(store, provider, redis):
+    """IDEM-12: without asking a provider that cannot tell."""
+    headers, journal = key(), Journal(store, SEALER)
+    provider.ledger.faults.append(Fault("fail"))
+    async with client_of(store, provider.adapter) as api:
+        await pay(api, headers)
+        (name,) = [name.decode().rpartition("/")[2] for name in await redis.keys("*result/*")]
+        found = await journal.look_up(name)
+        assert isinstance(found.record, Claim)
+        resolved = msgspec.structs.replace(found.record, is_absent=True)
+        await journal.replace(name, resolved, version=found.version, retention_seconds=None)
+
+        answer = await pay(api, headers)
+
+        assert answer.status_code == 201
+        assert provider.taken() == [1]
+        assert set(provider.ledger.fencing.values()) == {2}
+
+
+GARBAGE: list[Callable[[web.Request], web.Response]] = [
+    lambda request: web.Response(status=204),
+    lambda request: web.json_response({"id": "ch_1", "amount": 7, "currency": "EUR"}, status=201),
+    lambda request: web.json_response({"id": 7}, status=201),
+    lambda request: web.Response(text="x" * 100_000, status=201),
+    lambda request: web.Response(status=302, headers={"Location": "/elsewhere"}),
+]
+
+
+@pytest.mark.parametrize("answer", GARBAGE)
+async def test_an_answer_that_says_nothing_is_no_charge_and_no_refusal(store, answer):
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return answer(request)
+
+    server = web.Server(handler)
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    adapter = HttpPaymentProvider(f"http://127.0.0.1:{runner.addresses[0][1]}", timeout_seconds=0.5)
+    async with client_of(store, adapter) as api:
+        response = await pay(api, key())
+
+        assert (response.status_code, kind(response)) == (503, "payment-outcome-unknown")
+    await adapter.close()
+    await runner.cleanup()
