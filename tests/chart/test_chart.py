@@ -111,7 +111,7 @@ def test_keys_differ_from_one_another_and_from_install_to_install(helm: Helm, re
     """There is no default secret."""
     first, second = (find(documents, "Secret", "tidegate-keys")["data"] for documents in (rendered, render(helm)))
 
-    assert len({*first.values(), *second.values()}) == 4
+    assert len({*first.values(), *second.values()}) == 6
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,9 @@ def test_keys_differ_from_one_another_and_from_install_to_install(helm: Helm, re
         ("limits.shards=257", "shards"),
         ("limits=null", "limits"),
         ("redis.passwordSeed=short", "passwordSeed"),
+        ("keys.rotating={idempotency}", "rotating"),
+        ("payments.url=ftp://provider", "url"),
+        ("payments.url=https://user:secret@provider", "url"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_schema(helm: Helm, setting: str, named: str) -> None:
@@ -306,19 +309,30 @@ def test_another_seed_restarts_every_pod(helm: Helm) -> None:
     assert all(before != after for before, after in zip(first, second, strict=True))
 
 
-def test_every_worker_of_every_region_is_told_the_shards(helm: Helm) -> None:
-    """Workers that disagree would count one customer twice."""
-    documents = render(helm, "--set", "limits.shards=24")
-    found = [
-        variable["value"]
+@pytest.mark.parametrize(
+    ("values", "variable", "value"),
+    [
+        ("limits.shards=24", "TIDEGATE_LIMITS_SHARDS", "24"),
+        ("keys.rotating={identity,result}", "TIDEGATE_OTHER_IDENTITY_KEY_FILE", "/etc/tidegate/keys/identity.other.key"),
+        ("keys.rotating={identity,result}", "TIDEGATE_OTHER_RESULT_KEY_FILE", "/etc/tidegate/keys/result.other.key"),
+        ("payments.url=https://provider", "TIDEGATE_PAYMENTS_URL", "https://provider"),
+    ],
+)
+def test_every_worker_of_every_region_is_told_the_same(helm: Helm, rendered: list[Json], values: str, variable: str, value: str) -> None:
+    """Workers that disagree would count one customer twice, or not read one another's results."""
+    assert _told(render(helm, "--set", values), variable) == [value, value]
+    assert value not in _told(rendered, variable)
+
+
+def _told(documents: list[Json], variable: str) -> list[str]:
+    return [
+        entry["value"]
         for document in documents
         if document["kind"] == "Deployment"
         for container in document["spec"]["template"]["spec"]["containers"]
-        for variable in container.get("env", ())
-        if variable["name"] == "TIDEGATE_LIMITS_SHARDS"
+        for entry in container.get("env", ())
+        if entry["name"] == variable
     ]
-
-    assert found == ["24", "24"]
 
 
 def test_a_zone_pins_a_region(helm: Helm) -> None:

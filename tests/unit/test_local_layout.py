@@ -18,16 +18,17 @@ from tidegate.local.ports import check_ports
 
 
 def test_ports_count_up_from_the_first(tmp_path: Path) -> None:
-    """Edges on 8080 and 8090, APIs one above."""
+    """Edges on 8080 and 8090, APIs one above; the payment provider on 8100."""
     layout = Layout.at(tmp_path, tmp_path, 8080)
 
     assert [(r.name, r.edge_port, r.api_port) for r in layout.regions] == [("frankfurt", 8080, 8081), ("dublin", 8090, 8091)]
+    assert layout.payments_port == 8100
 
 
-def test_port_zero_takes_four_different_free_ports(tmp_path: Path) -> None:
+def test_port_zero_takes_different_free_ports(tmp_path: Path) -> None:
     layout = Layout.at(tmp_path, tmp_path, 0)
 
-    assert len({port for r in layout.regions for port in (r.edge_port, r.api_port)}) == 4
+    assert len({layout.payments_port, *(port for r in layout.regions for port in (r.edge_port, r.api_port))}) == 5
     check_ports(layout)
 
 

@@ -49,23 +49,29 @@ class Layout:
         state: Directory that holds the run; absolute.
         tiers: Directory of tier manifests that the operator watches; absolute.
         regions: The regions, the first being the one that the tour kills.
+        payments_port: Loopback port of the payment provider.
     """
 
     state: Path
     tiers: Path
     regions: tuple[Region, ...]
+    payments_port: int
 
     @classmethod
     def at(cls, state: Path, tiers: Path, first_port: int) -> Self:
-        """The layout in directory `state`; edges on `first_port` and ten above, APIs one above each; 0 takes any free ports."""
+        """The layout in directory `state`: edges on `first_port` and ten above, APIs one above each, the payment provider twenty above.
+
+        A `first_port` of 0 takes any free ports.
+        """
         state = Path(os.path.abspath(state))  # noqa: PTH100 - resolve() would follow links and lengthen socket paths
         if first_port:
             ports = [(first_port + PORTS_PER_REGION * n, first_port + PORTS_PER_REGION * n + 1) for n in range(len(REGION_NAMES))]
+            payments_port = first_port + PORTS_PER_REGION * len(REGION_NAMES)
         else:
-            free = _free_ports(2 * len(REGION_NAMES))
+            payments_port, *free = _free_ports(1 + 2 * len(REGION_NAMES))
             ports = list(zip(free[::2], free[1::2], strict=True))
         regions = tuple(Region(name, state / name, edge, api) for name, (edge, api) in zip(REGION_NAMES, ports, strict=True))
-        return cls(state, tiers.absolute(), regions)
+        return cls(state, tiers.absolute(), regions, payments_port)
 
     @property
     def store(self) -> Path:
@@ -76,6 +82,16 @@ class Layout:
     def store_socket(self) -> Path:
         """Unix socket of the consistent store's Valkey."""
         return self.store / "redis.sock"
+
+    @property
+    def charges(self) -> Path:
+        """What the payment provider has taken; outlives a run, as the results in the store do."""
+        return self.state / "charges.jsonl"
+
+    @property
+    def payments_url(self) -> str:
+        """Address of the payment provider."""
+        return f"http://127.0.0.1:{self.payments_port}"
 
     @property
     def keys(self) -> Path:

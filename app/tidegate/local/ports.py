@@ -16,6 +16,7 @@ def check_ports(layout: Layout) -> None:
     for region in layout.regions:
         for port, purpose in ((region.edge_port, "edge"), (region.api_port, "API")):
             _check(port, f"{purpose} of {region.name}")
+    _check(layout.payments_port, "payment provider")
 
 
 def _check(port: int, purpose: str) -> None:

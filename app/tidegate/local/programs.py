@@ -50,7 +50,7 @@ def programs(layout: Layout, keys: Keys) -> tuple[Program, ...]:
         (sys.executable, "-m", "tidegate_operator.directory", str(layout.tiers)),
         {"TIDEGATE_OPERATOR_REGIONS_FILE": str(layout.operator_regions), "TIDEGATE_OPERATOR_LOG_FORMAT": "plain"},
     )
-    return (_store(layout, valkey), *regional, operator)
+    return (_store(layout, valkey), _payment_provider(layout), *regional, operator)
 
 
 def write_configuration(layout: Layout) -> None:
@@ -98,6 +98,21 @@ def _store(layout: Layout, valkey: str) -> Program:
     return Program("store-redis", (*_valkey(valkey, layout.store, layout.store_socket), *durable))
 
 
+def _payment_provider(layout: Layout) -> Program:
+    return Program(
+        "payment-provider",
+        (
+            sys.executable,
+            "-m",
+            "tidegate.local.payment_provider",
+            "--port",
+            str(layout.payments_port),
+            "--file",
+            str(layout.charges),
+        ),
+    )
+
+
 def _valkey(binary: str, directory: Path, unix_socket: Path) -> tuple[str, ...]:
     # A process title would overwrite the environment, and with it the mark by which leftovers are found.
     titles = ("--set-proc-title", "no")
@@ -136,6 +151,7 @@ def _api_environment(layout: Layout, region: Region, keys: Keys) -> dict[str, st
         "TIDEGATE_IDENTITY_KEY_FILE": str(keys.identity),
         "TIDEGATE_IDEMPOTENCY_KEY_FILE": str(keys.idempotency),
         "TIDEGATE_RESULT_KEY_FILE": str(keys.result),
+        "TIDEGATE_PAYMENTS_URL": layout.payments_url,
         "TIDEGATE_TIERS_FILE": str(region.directory / "tiers.json"),
         # A laptop under load may be late; a Redis that is gone refuses at once.
         "TIDEGATE_REDIS_TIMEOUT_SECONDS": "1",

@@ -10,6 +10,7 @@ from tidegate.local.errors import ExpectationError, LocalRunError
 from tidegate.local.run import Run
 
 PURCHASES_PATH = "/v1/credits/purchases"
+PAYMENTS_PATH = "/v1/payments"
 AMOUNT = 500
 POLL_SECONDS = 0.002
 
@@ -42,6 +43,21 @@ class Stage:
         """One purchase of `AMOUNT` on a new connection."""
         with Client(port, self.token) as client:
             return client.post(PURCHASES_PATH, {"amount": AMOUNT}, key)
+
+    def pay(self, port: int, key: str) -> Answer:
+        """One payment of `AMOUNT` on a new connection."""
+        with Client(port, self.token) as client:
+            return client.post(PAYMENTS_PATH, {"amount": AMOUNT}, key)
+
+    def charges(self) -> int:
+        """How often the payment provider has taken money."""
+        with Client(self.run.layout.payments_port) as client:
+            return sum(map(len, client.get("/charges").json().values()))
+
+    def lose_next_reply(self) -> None:
+        """Have the payment provider cut the connection after its next charge."""
+        with Client(self.run.layout.payments_port) as client:
+            client.post("/faults", {"kind": "drop_reply"}, "")
 
     def until(self, condition: Callable[[], bool], seconds: float, wish: str) -> float:
         """Seconds until `condition` holds.

@@ -1,4 +1,4 @@
-"""`tidegate demo`: five acts on a run of its own, each an assertion; called by `cli.py`."""
+"""`tidegate demo`: six acts on a run of its own, each an assertion; called by `cli.py`."""
 
 import re
 import secrets
@@ -53,6 +53,7 @@ def _play(stage: Stage) -> None:
     key = f"demo-{secrets.token_hex(8)}"
     bought = _act_region_loss(stage, key)
     _act_paid_once(stage, key, bought)
+    _act_effect(stage, f"demo-{secrets.token_hex(8)}")
     _act_return(stage)
 
 
@@ -120,9 +121,21 @@ def _act_paid_once(stage: Stage, key: str, bought: Answer) -> None:
     _done(f"bought in a region that is dead now, replayed through {len(stage.edges)} edges, same bytes; balance {balance}: counted once")
 
 
+def _act_effect(stage: Stage, key: str) -> None:
+    _title("5. A payment whose reply was lost is taken once")
+    stage.lose_next_reply()
+    lost = stage.pay(stage.edges[0], key)
+    expect(lost.status == 503, "503: nobody knows yet whether money was taken", (lost.status, lost.body))
+    first, again = (stage.pay(port, key) for port in stage.edges)
+    expect((first.status, again.status) == (201, 201), "201 to each retry", (first.status, again.status))
+    expect(first.body == again.body, "the same answer, byte for byte", again.body)
+    expect(stage.charges() == 1, "one charge at the provider", stage.charges())
+    _done("the provider charged and cut the line; the retry asked it, found the charge and adopted it: one charge")
+
+
 def _act_return(stage: Stage) -> None:
     back = stage.run.layout.regions[0]
-    _title(f"5. {back.name.capitalize()} comes back, with an empty Redis")
+    _title(f"6. {back.name.capitalize()} comes back, with an empty Redis")
     with Traffic(stage.edges, stage.token, LIMITED_PATH) as traffic:
         start_region(stage.run.supervision, back.name)
         took = stage.until(

@@ -16,6 +16,7 @@ from tidegate.local.run import Run
 
 SAMPLE_TIERS = ("free", "pro", "enterprise")
 WATCH_SECONDS = 0.5
+_PAYMENT = """-H 'Idempotency-Key: "my-first-payment"' -H 'Content-Type: application/json' -d '{"amount": 500}'"""
 _PURCHASE = """-H 'Idempotency-Key: "my-first-purchase"' -H 'Content-Type: application/json' -d '{"amount": 500}'"""
 
 
@@ -85,6 +86,11 @@ Try
   curl -i {bearer} {edge}/v1/usage
   curl -i {bearer} {_PURCHASE} {edge}/v1/credits/purchases
   {command} region kill {first.name}{options}
+
+A payment provider that cuts the line after it has charged; send the payment twice, and see one charge
+  curl -X POST -d '{{"kind": "drop_reply"}}' {layout.payments_url}/faults
+  curl -i {bearer} {_PAYMENT} {edge}/v1/payments
+  curl {layout.payments_url}/charges
 
 Edit {_short(layout.tiers)}/*.yaml and watch limits change. Logs: {_short(layout.logs)}
 (operator.log says when an edit is enforced, or why it is refused). Ctrl-C stops everything."""
