@@ -36,11 +36,14 @@ demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a r
 	$(BIN)/tidegate demo
 
 test: .venv/.dev ## The fast set, against real Valkey servers
-	$(BIN)/pytest --numprocesses 4
+	$(BIN)/pytest --numprocesses 4 -m "not etcd"
 
 test-exact: .venv/.dev ## Limits against exact logs of four workers, failovers, and 10,000 histories against the script's model
 	$(BIN)/pytest tests/exact
 	HISTORIES=10000 $(BIN)/pytest tests/redis/test_decide_script.py
+
+test-store: .venv/.go ## The consistent store on a real etcd of three members, beside Valkey (builds etcd once with Go)
+	$(BIN)/pytest --numprocesses 2 tests/store
 
 test-local: .venv/.dev ## The local run, started for real
 	$(BIN)/pytest tests/local
@@ -88,4 +91,4 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-exact test-local test-kube check chart bench-servers bench-script bench-limits bench-http lock clean
+.PHONY: help run demo test test-exact test-store test-local test-kube check chart bench-servers bench-script bench-limits bench-http lock clean

@@ -6,7 +6,8 @@ from typing import Annotated, Self
 
 import msgspec
 
-from tidegate.connections.url import RedisUrl, RegionUrl
+from tidegate.connections.etcd import StoreUrl
+from tidegate.connections.url import RegionUrl
 from tidegate.contract.errors import TidegateError
 
 PREFIX = "TIDEGATE_"
@@ -26,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         region: Name of the region that this worker serves in; reported in logs and in the `Tidegate-Region` field.
         redis_url: The region's Redis, one server, behind Sentinels or a Cluster (docs/redis.md): tiers, usage vectors, heartbeats.
-        store_url: The consistent store that all regions share, one server: results of mutations, credits, records.
+        store_url: The consistent store that all regions share, etcd or one Redis (docs/store.md): results of mutations, credits, records.
         token_issuer: The only accepted `iss` of access tokens.
         token_audience: The only accepted `aud` of access tokens.
         token_keys_file: JWKS of the issuer; read again when it changes.
@@ -54,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     region: NotEmpty
     redis_url: RegionUrl
-    store_url: RedisUrl
+    store_url: StoreUrl
     token_issuer: NotEmpty
     token_audience: NotEmpty
     token_keys_file: Path

@@ -4,6 +4,7 @@ import traceback
 
 import pytest
 
+from tidegate.connections.etcd import EtcdServers
 from tidegate.settings import Settings, SettingsError
 
 SOUND = {
@@ -57,6 +58,26 @@ def test_several_servers_may_hold_a_region_but_not_the_store(url: str):
     assert "ter2" not in str(refusal(TIDEGATE_STORE_URL=url))
 
 
+@pytest.mark.parametrize("url", ["etcd://a", "etcd://user:pass%2Fword@a:2379,b,[::1]:3/", "etcds://a,b,c", "etcds://user:password@a/?"])
+def test_etcd_may_be_the_store_but_not_hold_a_region(url: str):
+    assert Settings.from_environment(SOUND | {"TIDEGATE_STORE_URL": url}).store_url.is_etcd
+    assert "TIDEGATE_REDIS_URL" in str(refusal(TIDEGATE_REDIS_URL=url))
+
+
+def test_a_url_of_etcd_is_read_decoded():
+    servers = EtcdServers.read("etcd://me%40home:pass%2Cword@a:1,b,[::1]:3")
+
+    assert (servers.members, servers.user, servers.password) == ((("a", 1), ("b", 2379), ("::1", 3)), "me@home", "pass,word")
+    assert [str(member) for member in servers.members] == ["a:1", "b:2379", "[::1]:3"]
+
+
+def test_settings_can_be_shown_without_their_passwords():
+    urls = {"TIDEGATE_REDIS_URL": "redis://:hunter2@a", "TIDEGATE_STORE_URL": "etcd://user:hunter2@a"}
+
+    assert "ter2" not in repr(Settings.from_environment(SOUND | urls))
+    assert "ter2" not in repr(EtcdServers.read(urls["TIDEGATE_STORE_URL"]))
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -97,6 +118,24 @@ def test_several_servers_may_hold_a_region_but_not_the_store(url: str):
         "rediss+cluster://:hunter2@a?ssl_cert_reqs=hunter2",
         "redis+other://:hunter2@a",
         "unix+cluster://:hunter2@a",
+        "etcd://",
+        "etcd:hunter2",
+        "etcd://:hunter2@a",
+        "etcd://hunter2@a",
+        "etcd://user:hun/ter2@a",
+        "etcd://user:hun@ter2@a",
+        "etcd://user:hunter2@a:port",
+        "etcd://user:hunter2@a:65536",
+        "etcd://user:hunter2@a,",
+        "etcd://user:hunter2@a/0",
+        "etcd://user:hunter2@a?ca=/ca.pem",
+        "etcds://user:hunter2@a?hunter2",
+        "etcds://user:hunter2@a?hunter2=1",
+        "etcds://user:hunter2@a?ca=",
+        "etcds://user:hunter2@a?ca=/a&ca=/b",
+        "etcds://user:hunter2@a?cert=/tls.crt",
+        "etcds://user:hunter2@a?ca=/does/not/exist",
+        "etcds://user:hunter2@a?ca=%00",
     ],
 )
 @pytest.mark.parametrize("name", ["TIDEGATE_REDIS_URL", "TIDEGATE_STORE_URL"])

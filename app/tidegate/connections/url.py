@@ -26,6 +26,9 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class RedisUrl(str):
     """A URL of one server, of which redis-py can make a connection.
@@ -42,6 +45,10 @@ class RedisUrl(str):
         if not cls._is_sound(text):
             raise ValueError(f"Expected {cls.expected}, its parts percent-encoded")
         return super().__new__(cls, text)
+
+    def __repr__(self) -> str:
+        # It may hold a password, and settings are shown whole.
+        return f"{type(self).__name__}(...)"
 
     @classmethod
     def _is_sound(cls, text: str) -> bool:
@@ -107,8 +114,8 @@ class SeveralServers:
             raise ValueError("Sentinels are asked for a service, which has numbered databases")
         if kind == "cluster" and (found["path"] or query.get("db", "0") != "0"):
             raise ValueError("a Cluster has one database")
-        members = tuple(_address(member, _DEFAULT_PORTS[kind]) for member in found["members"].split(","))
-        options = connection_options(f"{found['scheme']}://{login}{_shown(members[0])}/{database}?{urlencode(query)}")
+        members = tuple(read_address(member, _DEFAULT_PORTS[kind]) for member in found["members"].split(","))
+        options = connection_options(f"{found['scheme']}://{login}{members[0]}/{database}?{urlencode(query)}")
         is_secured = options.pop("connection_class", None) is not None
         data = {name: value for name, value in options.items() if name not in ("host", "port")} | ({"ssl": True} if is_secured else {})
         common = {name: value for name, value in data.items() if name.startswith("ssl")}
@@ -130,12 +137,13 @@ def connection_options(url: str) -> dict[str, Any]:
     return dict(parse_url(url))
 
 
-def _address(text: str, default_port: int) -> Address:
+def read_address(text: str, default_port: int) -> Address:
+    """The address in `HOST`, `HOST:PORT` or `[IPV6]:PORT`.
+
+    Raises:
+        ValueError: There is none.
+    """
     url = urlsplit(f"//{text}")
     if not url.hostname or url.netloc != text:
         raise ValueError("no host")
     return Address(url.hostname, url.port or default_port)
-
-
-def _shown(address: Address) -> str:
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"

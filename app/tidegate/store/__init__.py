@@ -1,2 +1,2 @@
-"""The consistent store: global, durable state that all regions share (results of mutations, credits, records). Imports its client and the
-contract alone; `application.py` makes it, the idempotency room and the resources call it through the port in `base.py`."""
+"""The consistent store: global, durable state that all regions share (results of mutations, credits, records). Imports its clients, the
+contract and how a server is reached; `application.py` makes it, the idempotency room and the resources call its port in `base.py`."""

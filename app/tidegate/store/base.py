@@ -23,7 +23,8 @@ class Write:
     Args:
         key: Name inside the store.
         value: New value; None deletes.
-        retention_seconds: The value disappears this long after the commit; None keeps it for ever.
+        retention_seconds: The value disappears not before this long after the commit, and on etcd up to a quarter (at most an hour) and
+            a few seconds later; an election there starts its time anew. None keeps it for ever.
     """
 
     key: str

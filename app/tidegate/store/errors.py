@@ -9,3 +9,11 @@ class StoreUnavailableError(TidegateError):
 
 class StoreMisconfiguredError(TidegateError):
     """The store answers but may lose what it acknowledged; the text names the setting and what it must be."""
+
+
+class StoreAilingError(TidegateError):
+    """The store keeps what it acknowledged and goes on, but not for ever; the text says what to do."""
+
+
+class StoreRefusedError(TidegateError):
+    """The store takes no such request: too many writes or too large ones at once. Nothing was done; the fault is the caller's."""

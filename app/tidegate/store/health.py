@@ -6,7 +6,7 @@ from contextlib import suppress
 import structlog
 
 from tidegate.store.base import ConsistentStore
-from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
+from tidegate.store.errors import StoreAilingError, StoreMisconfiguredError, StoreUnavailableError
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -54,6 +54,9 @@ class StoreHealth:
             if self.is_usable:
                 log.error("the consistent store could lose results; this worker is not ready", reason=str(ex))
             self.is_usable = False
+        except StoreAilingError as ex:
+            log.warning("the consistent store needs attention", reason=str(ex))
+            self.is_usable = True
         except Exception:
             log.exception("checking the consistent store failed unexpectedly")
         else:

@@ -1,0 +1,91 @@
+"""The consistent store on Redis beyond the contract (tests/store): what it may lose, and servers that fail."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tidegate.store.base import Committed, ConsistentStore, Write
+from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
+from tidegate.store.redis import RedisStore
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture
+async def store(redis) -> AsyncIterator[ConsistentStore]:
+    return RedisStore(redis)
+
+
+async def put(store: ConsistentStore, key: str, value: bytes) -> None:
+    assert isinstance(await store.commit({}, [Write(key, value)]), Committed)
+
+
+async def test_a_retention_of_a_day_reaches_the_server(store, redis):
+    await store.commit({}, [Write("a", b"1", retention_seconds=86_400)])
+
+    assert 86_390_000 < await redis.pttl("tg:1:store:value:a") <= 86_400_000
+
+
+async def answers_unavailable(store: ConsistentStore) -> None:
+    for call in (store.read(["a"]), store.commit({}, [Write("a", b"1")]), store.check()):
+        with pytest.raises(StoreUnavailableError):
+            await call
+
+
+async def test_a_dead_server_is_unavailable(valkeys):
+    server = valkeys()
+    store = RedisStore(server.client())
+    await put(store, "a", b"1")
+    server.kill()
+
+    await answers_unavailable(store)
+    await store.close()
+
+
+async def test_a_frozen_server_is_unavailable_within_the_timeout(valkeys):
+    server = valkeys()
+    store = RedisStore(server.client(timeout=0.1))
+    server.freeze()
+
+    await asyncio.wait_for(answers_unavailable(store), 3)
+    await store.close()
+
+
+async def test_a_full_server_is_unavailable_and_keeps_what_it_has(valkeys):
+    server = valkeys("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
+    store = RedisStore(server.client())
+    await put(store, "a", b"1")
+
+    async def fill() -> None:
+        for number in range(100):
+            await store.commit({}, [Write(f"full-{number}", b"x" * 1_000_000)])
+
+    with pytest.raises(StoreUnavailableError):
+        await fill()
+
+    assert (await store.read(["a"]))["a"].value == b"1"
+    await store.close()
+
+
+async def test_a_server_that_keeps_everything_passes_the_check(valkeys):
+    store = RedisStore(valkeys(*DURABLE).client())
+
+    await store.check()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (("--appendonly", "no"), "aof_enabled"),
+        ((*DURABLE, "--maxmemory-policy", "allkeys-lru"), "maxmemory_policy"),
+    ],
+)
+async def test_a_server_that_may_lose_results_fails_the_check(valkeys: Callable, arguments, field):
+    """IDEM-18."""
+    store = RedisStore(valkeys(*arguments).client())
+
+    with pytest.raises(StoreMisconfiguredError, match=field):
+        await store.check()
+    await store.close()
