@@ -13,8 +13,7 @@ from falcon.asgi import Request, Response
 
 from tidegate import problems
 from tidegate.body import BodyMiddleware, whole_or_error
-from tidegate.connections.connect import RegionalRedis, connect, connect_region
-from tidegate.connections.etcd import EtcdServers
+from tidegate.connections.connect import RegionalRedis, connect_region
 from tidegate.idempotency.fault_points import Reached, go_on
 from tidegate.idempotency.journal import Journal
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
@@ -39,9 +38,8 @@ from tidegate.resources.usage import Usage
 from tidegate.routing import Router
 from tidegate.settings import Settings, read_secret
 from tidegate.store.base import ConsistentStore
-from tidegate.store.etcd import EtcdStore
+from tidegate.store.choice import open_store
 from tidegate.store.health import StoreHealth
-from tidegate.store.redis import RedisStore
 from tidegate.telemetry import TelemetryMiddleware, draining
 from tidegate.tiers.source import TierSource
 
@@ -163,18 +161,11 @@ def _secrets(file: Path, other_file: str) -> list[bytes]:
     return [read_secret(file), *([read_secret(Path(other_file))] if other_file else [])]
 
 
-def _open_store(settings: Settings) -> ConsistentStore:
-    url, timeout_seconds = settings.store_url, settings.store_timeout_seconds
-    if url.is_etcd:
-        return EtcdStore(EtcdServers.read(url), timeout_seconds=timeout_seconds)
-    return RedisStore(connect(url, timeout_seconds=timeout_seconds))
-
-
 def _open_adapters(settings: Settings) -> Adapters:
     regional = connect_region(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     measures = Measures()
     limiter = limiter_of(regional, shards=settings.limits_shards, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
-    store = _open_store(settings)
+    store = open_store(settings.store_url, timeout_seconds=settings.store_timeout_seconds)
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

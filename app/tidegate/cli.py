@@ -19,6 +19,7 @@ from tidegate.local.run import kill_region, start_region
 from tidegate.local.supervision import Supervision
 from tidegate.local.tour import tour
 from tidegate.local.up import stop_on_signals, up
+from tidegate.mutations import mutations
 from tidegate.usage import usage
 
 PATH = click.Path(path_type=Path)
@@ -51,6 +52,7 @@ def main() -> None:
 
 
 main.add_command(usage)
+main.add_command(mutations)
 
 
 @main.command(name="up")

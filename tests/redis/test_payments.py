@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import falcon.asgi
 import httpx
-import msgspec
 import pytest
 from aiohttp import web
 from redis.asyncio import Redis
@@ -508,8 +507,7 @@ async def test_an_operators_finding_that_there_was_no_effect_lets_the_retry_begi
         (name,) = [name.decode().rpartition("/")[2] for name in await redis.keys("*result/*")]
         found = await journal.look_up(name)
         assert isinstance(found.record, Claim)
-        resolved = msgspec.structs.replace(found.record, is_absent=True)
-        await journal.replace(name, resolved, version=found.version, retention_seconds=None)
+        await journal.mark_absent(name, found.record, version=found.version)
 
         answer = await pay(api, headers)
 

@@ -19,6 +19,7 @@ results = st.builds(
 claims = st.builds(
     Claim,
     fingerprint=fingerprints,
+    effect_id=st.text(max_size=32),
     owner=st.text(max_size=16),
     fencing=st.integers(1, 2**32 - 1),
     started_at=st.floats(0, 2**33),

@@ -119,7 +119,9 @@ class Effect:
 
     async def _take(self, earlier: Claim | None) -> int:
         fencing = earlier.fencing + 1 if earlier else 1
-        claim = Claim(fingerprint=self._fingerprint, owner=secrets.token_hex(8), fencing=fencing, started_at=time.time())
+        claim = Claim(
+            fingerprint=self._fingerprint, effect_id=self._id, owner=secrets.token_hex(8), fencing=fencing, started_at=time.time()
+        )
         asked_at = time.monotonic()
         taken = await self._journal.claim(self._name, claim, version=self.version)
         if isinstance(taken, Conflict):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from tidegate.idempotency.errors import InvalidRecordError
 from tidegate.idempotency.record import Claim, Record, Result, Tombstone, decode, encode
 from tidegate.idempotency.sealing import Sealer
@@ -97,12 +99,16 @@ class Journal:
         """Give the lease up, if the claim still has `version`: its outcome is unknown."""
         return await self.store.commit({result_key(name): version}, [Write(lease_key(name), None)])
 
-    async def replace(self, name: str, record: Result | Claim, *, version: int, retention_seconds: int | None) -> Committed | Conflict:
-        """Put `record` in place of the claim that has `version` and no live owner."""
-        key = result_key(name)
-        fencing = record.fencing if isinstance(record, Claim) else 0
-        write = Write(key, self._sealer.seal(encode(record), key, fencing), retention_seconds)
+    async def mark_absent(self, name: str, claim: Claim, *, version: int) -> Committed | Conflict:
+        """Note that `claim`, which has `version` and no live owner, had no effect."""
+        key, resolved = result_key(name), msgspec.structs.replace(claim, is_absent=True)
+        write = Write(key, self._sealer.seal(encode(resolved), key, claim.fencing))
         return await self.store.commit({key: version, lease_key(name): ABSENT}, [write])
+
+    async def resolve(self, name: str, result: Result, *, fencing: int, version: int, kept_seconds: int) -> Committed | Conflict:
+        """Put `result` in place of a claim that has `fencing`, `version` and no live owner."""
+        end = self.finish(name, result, fencing=fencing, retention_seconds=kept_seconds, tombstone_seconds=0)
+        return await self.store.commit({result_key(name): version, lease_key(name): ABSENT}, end)
 
     def _open(self, key: str, sealed: bytes) -> Record:
         try:

@@ -36,6 +36,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, tag=2, array_like=True):
 
     Args:
         fingerprint: Of the request.
+        effect_id: Under which the outside world knows the effect.
         owner: Who: a random word of one run of one request.
         fencing: Grows with each owner of one mutation; the first is 1.
         started_at: Seconds since the epoch by the owner's clock; for people, nothing is decided by it.
@@ -43,6 +44,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, tag=2, array_like=True):
     """
 
     fingerprint: bytes
+    effect_id: str
     owner: str
     fencing: int
     started_at: float
