@@ -559,6 +559,58 @@ async def test_an_answer_above_the_maximum_is_our_fault_and_keeps_nothing(store)
         assert await value(store) == b"said 65536"
 
 
+class CountingStore(RedisStore):
+    """Notes every call."""
+
+    def __init__(self, redis) -> None:
+        super().__init__(redis)
+        self.calls: list[str] = []
+
+    async def read(self, keys):
+        self.calls.append("read")
+        return await super().read(keys)
+
+    async def commit(self, expected, writes):
+        self.calls.append("commit")
+        return await super().commit(expected, writes)
+
+
+async def test_a_mutation_costs_one_read_and_one_commit_and_a_replay_one_read(valkey, redis):
+    """What a handler reads comes with the look-up."""
+    store, headers = CountingStore(valkey.client()), key()
+    async with client_of(store) as api:
+        for _ in range(2):
+            await purchase(api, headers)
+        await api.put(RECORD, json={}, headers=key())
+        await api.delete(RECORD, headers=key())
+
+    assert store.calls == ["read", "commit", "read", "read", "commit", "read", "commit"]
+    await store.close()
+
+
+async def test_what_was_read_with_the_look_up_and_has_changed_since_is_read_again(store):
+    """And what was prefetched in vain guards nothing."""
+
+    class Prefetching:
+        seen: list[bytes | None] = []
+
+        def prefetch(self, req):
+            return ("own", "vain")
+
+        async def on_post(self, req, resp):
+            self.seen.append(await req.context.unit_of_work.read("own"))
+            if len(self.seen) == 1:
+                await store.commit({}, [Write("own", b"other"), Write("vain", b"other")])
+            elif len(self.seen) == 2:
+                await store.commit({}, [Write("vain", b"another")])
+            req.context.unit_of_work.write("own", b"mine")
+
+    async with client_of(store, talk=Prefetching()) as api:
+        response = await api.post("/v1/talk", headers=key())
+
+    assert (response.status_code, Prefetching.seen, await value(store)) == (200, [None, b"other"], b"mine")
+
+
 async def test_no_answer_of_a_mutation_may_be_kept_by_a_cache(api):
     headers = key()
     answers = [await purchase(api, headers), await purchase(api, headers), await api.delete(RECORD, headers=key())]

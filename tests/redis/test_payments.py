@@ -17,7 +17,7 @@ from tidegate import problems
 from tidegate.body import BodyMiddleware
 from tidegate.contract.tier import Tier
 from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
-from tidegate.idempotency.journal import Journal
+from tidegate.idempotency.journal import TOMBSTONE_SECONDS, Journal
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
 from tidegate.idempotency.record import Claim
 from tidegate.idempotency.sealing import Sealer
@@ -25,7 +25,7 @@ from tidegate.identity.middleware import AuthorizationMiddleware
 from tidegate.identity.principal import Principal
 from tidegate.local.payment_provider import LEDGER, Fault, Ledger, make_app
 from tidegate.payments.http import HttpPaymentProvider
-from tidegate.resources.payments import TOMBSTONE_SECONDS, PaymentEntry, Payments
+from tidegate.resources.payments import PaymentEntry, Payments
 from tidegate.routing import Router
 from tidegate.store.base import Write
 from tidegate.store.errors import StoreUnavailableError

@@ -1,16 +1,19 @@
 """Where the store keeps what is known of each mutation; called by `middleware.py`, `effect.py` and `tidegate.mutations`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
 from tidegate.idempotency.errors import InvalidRecordError
 from tidegate.idempotency.record import Claim, Record, Result, Tombstone, decode, encode
 from tidegate.idempotency.sealing import Sealer
-from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Write
+from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Versioned, Write
 
 RETENTION_MARGIN_SECONDS = 3_600
 """Kept this much longer than promised: a step of the store's clock drops no result early (IDEM-17)."""
+TOMBSTONE_SECONDS = 30 * 86_400
+"""For resources where money moves: a client that wakes up after a month is the last that may be charged again."""
 LEASE_SECONDS = 15
 """How long a claim outlives its last renewal; counted by the store, as the clock of a worker may be wrong (IDEM-17)."""
 
@@ -23,11 +26,13 @@ class Found:
         record: Its result or claim, else its tombstone; None: nothing.
         version: Of the result or claim; `ABSENT` without one.
         is_live: The claim's owner has renewed its lease.
+        prefetched: What was asked for with it; None for a key that is absent.
     """
 
     record: Record | None = None
     version: int = ABSENT
     is_live: bool = False
+    prefetched: Mapping[str, Versioned | None] = field(default_factory=dict)
 
 
 def result_key(name: str) -> str:
@@ -52,17 +57,19 @@ class Journal:
         self.store = store
         self._sealer = sealer
 
-    async def look_up(self, name: str) -> Found:
-        """What is known of the mutation `name`, all of one instant.
+    async def look_up(self, name: str, prefetch: Sequence[str] = ()) -> Found:
+        """What is known of the mutation `name`, and the values of `prefetch`, all of one instant and in one round trip.
 
         Raises:
             InvalidRecordError: It cannot be read; the mutation must be refused rather than run again.
         """
         keys = result_key(name), lease_key(name), tombstone_key(name)
-        result, lease, tombstone = map((await self.store.read(keys)).get, keys)
+        values = await self.store.read((*keys, *prefetch))
+        result, lease, tombstone = map(values.get, keys)
+        prefetched = {key: values.get(key) for key in prefetch}
         if result is not None:
-            return Found(self._open(keys[0], result.value), result.version, lease is not None)
-        return Found(self._open(keys[2], tombstone.value)) if tombstone is not None else Found()
+            return Found(self._open(keys[0], result.value), result.version, lease is not None, prefetched)
+        return Found(self._open(keys[2], tombstone.value) if tombstone else None, prefetched=prefetched)
 
     def finish(self, name: str, result: Result, *, fencing: int, retention_seconds: int, tombstone_seconds: int) -> list[Write]:
         """The writes that end a mutation: its result, its tombstone if that is to outlive it, and no lease.

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ NOT_FINAL = frozenset({408, 412, 425, 428, 429})
 """Refusals that ask for the same request again, and so must not be all that it ever gets; a precondition is no part of the fingerprint."""
 
 Responder = Callable[..., Awaitable[None]]
+Prefetch = Callable[..., Sequence[str]]
 Render = Callable[[Exception, Request, Response], None]
 
 
@@ -64,6 +65,7 @@ class ReplayMiddleware:
     """Looks up what is known of a mutation, before the limits: a repetition costs no quota but that of repetitions (PIPE-3).
 
     Leaves the `Mutation` on `req.context.mutation`, None for a request that changes nothing, and `req.context.is_repetition`.
+    A resource that knows which keys its handler will read says so in `prefetch(req, **params)`: they come with the look-up.
 
     Args:
         journal: Where results are.
@@ -103,7 +105,8 @@ class ReplayMiddleware:
             return
         lines = [value.decode("latin-1") for field, value in req.scope["headers"] if field == b"idempotency-key"]
         name = storage_name(self._key, req.context.principal, parse_key(lines, bare=self._bare_keys))
-        found = await self._journal.look_up(name)
+        prefetch: Prefetch | None = getattr(resource, "prefetch", None)
+        found = await self._journal.look_up(name, prefetch(req, **params) if prefetch else ())
         self._reached(FaultPoint.LOOKED_UP)
         effect = effect_id(self._key, name, req.method, route)
         tombstone_seconds = getattr(resource, "tombstone_seconds", 0)
@@ -147,7 +150,9 @@ class TransactionMiddleware:
         effect = Effect(self._journal, mutation.name, mutation.effect_id, mutation.fingerprint, mutation.found, self._reached)
         async with effect:
             for attempt in range(ATTEMPTS):
-                if await self._answer(mutation, effect, req, resp, params):
+                # What was read with the look-up serves the first attempt; when it has changed since, the next one reads for itself.
+                unit = UnitOfWork(self._journal.store, {} if attempt else mutation.found.prefetched)
+                if await self._answer(mutation, effect, unit, req, resp, params):
                     return
                 await asyncio.sleep(_pause_seconds(attempt))
         raise MutationConflictError(f"the data changed during each of {ATTEMPTS} attempts")
@@ -157,9 +162,10 @@ class TransactionMiddleware:
         if getattr(req.context, "mutation", None) is not None:
             self._reached(FaultPoint.BEFORE_RESPONSE)
 
-    async def _answer(self, mutation: Mutation, effect: Effect, req: Request, resp: Response, params: dict[str, Any]) -> bool:
-        unit = req.context.unit_of_work = UnitOfWork(self._journal.store)
-        req.context.effect = effect
+    async def _answer(
+        self, mutation: Mutation, effect: Effect, unit: UnitOfWork, req: Request, resp: Response, params: dict[str, Any]
+    ) -> bool:
+        req.context.unit_of_work, req.context.effect = unit, effect
         effect.begin_attempt()
         draft = type(resp)(options=resp.options)
         try:

@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 
-from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Write
+from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Versioned, Write
 
 
 class UnitOfWork:
-    """Reads from `store` and remembers the versions; stages writes until `commit`."""
+    """Reads from `store` and remembers the versions; stages writes until `commit`.
 
-    def __init__(self, store: ConsistentStore) -> None:
+    Args:
+        store: Where data is.
+        prefetched: What has been read of it already; guards the commit once the handler has read it, too.
+    """
+
+    def __init__(self, store: ConsistentStore, prefetched: Mapping[str, Versioned | None]) -> None:
         self._store = store
+        self._prefetched = prefetched
         self._expected: dict[str, int] = {}
         self._read: dict[str, bytes | None] = {}
         self._writes: dict[str, bytes | None] = {}
@@ -23,7 +29,7 @@ class UnitOfWork:
         if key in self._writes:
             return self._writes[key]
         if key not in self._read:
-            found = (await self._store.read([key])).get(key)
+            found = self._prefetched[key] if key in self._prefetched else (await self._store.read([key])).get(key)
             self._expected[key] = found.version if found else ABSENT
             self._read[key] = found.value if found else None
         return self._read[key]

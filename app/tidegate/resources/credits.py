@@ -6,6 +6,7 @@ import msgspec
 from falcon import HTTP_201
 from falcon.asgi import Request, Response
 
+from tidegate.idempotency.journal import TOMBSTONE_SECONDS
 from tidegate.identity.principal import Principal
 from tidegate.resources.content import read_struct
 from tidegate.resources.errors import RecordNotFoundError
@@ -56,6 +57,12 @@ class Credits:
 
 class Purchases:
     """`POST /v1/credits/purchases`: adds to the balance, once per idempotency key."""
+
+    tombstone_seconds = TOMBSTONE_SECONDS
+
+    def prefetch(self, req: Request) -> tuple[str]:
+        """The account, which a purchase reads."""
+        return (_account_key(req.context.principal),)
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Append a ledger entry and answer it."""

@@ -6,6 +6,7 @@ import msgspec
 from falcon import HTTP_201
 from falcon.asgi import Request, Response
 
+from tidegate.idempotency.journal import TOMBSTONE_SECONDS
 from tidegate.identity.principal import Principal
 from tidegate.payments.errors import ChargeDeclinedError
 from tidegate.payments.provider import Charge, PaymentProvider
@@ -14,8 +15,6 @@ from tidegate.resources.errors import PaymentDeclinedError, RecordNotFoundError
 from tidegate.resources.tenancy import tenant_key
 from tidegate.store.base import ConsistentStore
 
-TOMBSTONE_SECONDS = 30 * 86_400
-"""A client that wakes up after a month is the last that may be charged again."""
 SCOPE = "payments"
 
 

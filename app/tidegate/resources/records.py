@@ -23,6 +23,10 @@ class Records:
     def __init__(self, store: ConsistentStore) -> None:
         self._store = store
 
+    def prefetch(self, req: Request, record_id: str) -> tuple[str, ...]:
+        """The record, which every change of it reads."""
+        return (tenant_key(req.context.principal, "record", record_id),) if ID.fullmatch(record_id) else ()
+
     async def on_get(self, req: Request, resp: Response, record_id: str) -> None:
         """Answer the record."""
         key = _key(req.context.principal, record_id)
