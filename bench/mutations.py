@@ -1,0 +1,263 @@
+"""What it costs to do a mutation once: `make bench-mutations`.
+
+A purchase through the platform beside the same handler writing straight to the store: one worker on one core, the store and the load
+(wrk) on the other. 1,000 tenants, so that they do not wait for one another's balance; rounds alternate, and the first warms up. Both ways
+pass the same token and the same limits. `worker us` and `store us` are CPU per request, `calls` round trips to the store per request,
+`share` the throughput over that of the straight way in the same round. Stores: Valkey with AOF `always`, and etcd with three members that
+sync.
+
+    make bench-mutations ARGS="--rounds 1 --seconds 1"
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.cores import BESIDE, MEASURED
+from bench.stage import Stage, server, tree_microseconds
+from bench.valkey import free_port, valkey
+from redis import Redis
+from tests.etcd_cluster import EtcdCluster
+from tests.kube.tools import tool
+
+from tidegate.connections.etcd import StoreUrl
+from tidegate.store.base import Write
+from tidegate.store.choice import open_store
+
+WAYS = {"straight": "/bench/straight", "once": "/v1/credits/purchases", "replay": "/v1/credits/purchases"}
+CONNECTIONS = (1, 64)
+TENANTS = 1_000
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+PACKAGES = ("falcon", "gunicorn", "uvicorn", "uvloop", "redis", "hiredis", "aiohttp", "cryptography")
+COLUMNS = "| {:8} | {:>11} | {:10} | {:>10} | {:>20} | {:>8} | {:>5} | {:>6} | {:>7} |"
+_WRK = """local tokens, at, run = {
+%s
+}, 0, "%s"
+function request()
+  at = at + 1
+  local key = string.format('"%%s-%%012d"', run, %s)
+  return wrk.format("POST", nil, {
+    Authorization = "Bearer " .. tokens[at %% #tokens + 1], ["Content-Type"] = "application/json", ["Idempotency-Key"] = key
+  }, '{"amount": 100}')
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A running store: its URL, its CPU time in microseconds so far, and the calls that it has answered so far."""
+
+    name: str
+    url: str
+    cpu: Callable[[], float]
+    calls: Callable[[], int]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Of one run of wrk; all but the rate and the latency are per request."""
+
+    requests_per_second: float
+    p99_milliseconds: float
+    worker_microseconds: float
+    store_microseconds: float
+    calls: float
+
+
+@contextmanager
+def running_valkey(folder: Path) -> Iterator[Store]:
+    """A Valkey that syncs each commit."""
+    folder.mkdir()
+    with valkey(folder, launcher=BESIDE, over_tcp=True, options=DURABLE) as url, Redis.from_url(url) as redis:
+        process = int(redis.info("server")["process_id"])
+
+        def calls() -> int:
+            stats = redis.info("commandstats")
+            return sum(stats.get(f"cmdstat_{command}", {}).get("calls", 0) for command in ("mget", "evalsha"))
+
+        yield Store("valkey", url, lambda: tree_microseconds(process), calls, str(redis.info("server").get("valkey_version")))
+
+
+@contextmanager
+def running_etcd(folder: Path) -> Iterator[Store]:
+    """Three members that sync each commit."""
+    binary = tool("etcd")
+    with EtcdCluster(binary, folder, "--unsafe-no-fsync=false", "--auto-compaction-retention", "1m") as cluster:
+        processes = [member.program.process.pid for member in cluster.members if member.program.process]
+        for process in processes:
+            subprocess.run(["taskset", "-acp", BESIDE[-1], str(process)], check=True, capture_output=True)
+
+        def cpu() -> float:
+            return sum(map(tree_microseconds, processes))
+
+        def calls() -> int:
+            return sum(_answered(member.port) for member in cluster.members)
+
+        yield Store("etcd", cluster.url, cpu, calls, _etcd_version(cluster.members[0].port))
+
+
+def _answered(port: int) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("grpc_server_handled_total") and 'method="Txn"' in line))
+
+
+def _etcd_version(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5) as answer:
+        return str(json.loads(answer.read())["etcdserver"])
+
+
+class Bench:
+    """A worker on `store`, and the load on it."""
+
+    def __init__(self, stage: Stage, store: Store, port: int, process: int) -> None:
+        self._stage = stage
+        self._store = store
+        self._port = port
+        self._process = process
+        self._runs = 0
+
+    def measure(self, way: str, connections: int, seconds: int) -> Sample:
+        """One run of wrk."""
+        self._runs += 1
+        if way == "replay":
+            self._load(way, connections, 1)
+        before = tree_microseconds(self._process), self._store.cpu(), self._store.calls()
+        rate, requests, p99 = self._load(way, connections, seconds)
+        after = tree_microseconds(self._process), self._store.cpu(), self._store.calls()
+        worker, store, calls = (now - then for now, then in zip(after, before, strict=True))
+        return Sample(rate, p99, worker / requests, store / requests, calls / requests)
+
+    def _load(self, way: str, connections: int, seconds: int) -> tuple[float, int, float]:
+        # One key for each tenant makes all but its first request a replay.
+        number = "at % #tokens" if way == "replay" else "at"
+        run = "replays-of-one-run" if way == "replay" else f"{self._store.name}-{os.getpid()}-{self._runs}-{time.monotonic_ns()}"
+        script = self._stage.folder / "mutations.lua"
+        script.write_text(_WRK % (self._stage.tokens("mutations", TENANTS), run, number))
+        load = self._stage.run_wrk(f"http://127.0.0.1:{self._port}{WAYS[way]}", script, connections, seconds)
+        return load.requests_per_second, load.requests, load.p99_milliseconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What it costs to do a mutation once.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="of a run")
+    options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    rows: list[dict[str, Any]] = []
+    versions = {package: version(package) for package in PACKAGES}
+    print(COLUMNS.format("store", "connections", "way", "requests/s", "worker us", "store us", "calls", "share", "p99 ms"))
+    print("|" + " --- |" * 9)
+    with tempfile.TemporaryDirectory() as folder, valkey(Path(folder), launcher=BESIDE, over_tcp=True) as url:
+        for running in (running_valkey, running_etcd):
+            with running(Path(folder) / running.__name__) as store:
+                versions[store.name] = store.version
+                rows += measure_store(Stage(Path(folder), url), store, options.rounds, options.seconds)
+                report_store(Path(folder), store)
+    print(", ".join(f"{name} {of}" for name, of in versions.items()))
+    print(json.dumps({"bench": "mutations", "rounds": options.rounds, "versions": versions, "rows": rows}))
+
+
+def measure_store(stage: Stage, store: Store, rounds: int, seconds: int) -> list[dict[str, Any]]:
+    """All ways at all concurrencies, in turn."""
+    stage.add_tier("mutations", 1)
+    environment = stage.environment | {"TIDEGATE_STORE_URL": store.url, "TIDEGATE_REPLAYS_PER_MINUTE": "1000000"}
+    port = free_port()
+    options = ["--bind", f"127.0.0.1:{port}", "--workers", "1", "--log-level", "warning", "-c", "python:tidegate.server.gunicorn_config"]
+    command = [*MEASURED, sys.executable, "-m", "gunicorn", "bench.mutation_apps:app", *options]
+    samples: dict[tuple[str, int], list[Sample]] = {(way, connections): [] for connections in CONNECTIONS for way in WAYS}
+    with server(command, f"http://127.0.0.1:{port}/livez", environment) as process:
+        bench = Bench(stage, store, port, process)
+        for number in range(rounds + 1):
+            for (way, connections), found in samples.items():
+                sample = bench.measure(way, connections, seconds if number else 1)
+                if number:  # The first round warms up.
+                    found.append(sample)
+    return [row(store.name, way, connections, found, samples["straight", connections]) for (way, connections), found in samples.items()]
+
+
+def row(store: str, way: str, connections: int, found: list[Sample], straight: list[Sample]) -> dict[str, Any]:
+    """Print the medians of a way and give them."""
+    theirs = summary(straight)
+    ours = summary(found)
+    share = statistics.median(sample.requests_per_second / other.requests_per_second for sample, other in zip(found, straight, strict=True))
+    low, high = min(sample.worker_microseconds for sample in found), max(sample.worker_microseconds for sample in found)
+    worker = f"{ours['worker_cpu_us']:.0f} ({low:.0f}..{high:.0f})"
+    rate, p99 = f"{ours['requests_per_second']:,.0f}", f"{ours['p99_milliseconds']:.1f}"
+    cells = store, connections, way, rate, worker, f"{ours['store_cpu_us']:.0f}", f"{ours['calls']:.2f}", f"{share:.0%}", p99
+    print(COLUMNS.format(*cells))
+    return {
+        "scenario": f"{store}, {connections} connections",
+        "peer": "straight",
+        "way": way,
+        "ratio": round(share, 3),
+        "ours": ours,
+        "theirs": theirs,
+    }
+
+
+def summary(samples: list[Sample]) -> dict[str, float]:
+    """Medians."""
+
+    def median(field: str) -> float:
+        return round(float(statistics.median(getattr(sample, field) for sample in samples)), 2)
+
+    return {
+        "requests_per_second": median("requests_per_second"),
+        "p99_milliseconds": median("p99_milliseconds"),
+        "worker_cpu_us": median("worker_microseconds"),
+        "store_cpu_us": median("store_microseconds"),
+        "calls": median("calls"),
+    }
+
+
+def report_store(folder: Path, store: Store) -> None:
+    """What the store itself does: commits a second without any of us before it, and what a record takes."""
+    for callers in CONNECTIONS:
+        print(f"{store.name} alone, {callers} callers: {asyncio.run(commits_per_second(store.url, callers)):,.0f} commits/s")
+    if store.name == "valkey":
+        with Redis.from_url(store.url) as redis:
+            sizes = {
+                kind: statistics.median(int(redis.memory_usage(key, samples=0) or 0) for key in _sample(redis, kind))
+                for kind in ("result", "tombstone")
+            }
+        print(f"valkey: a result takes {sizes['result']:.0f} B, its tombstone {sizes['tombstone']:.0f} B, as MEMORY USAGE says")
+
+
+def _sample(redis: Redis, kind: str) -> list[Any]:
+    reply: Any = redis.scan(0, match=f"*{kind}/*", count=10_000)
+    return list(reply[1][:100])
+
+
+async def commits_per_second(url: str, callers: int, seconds: float = 3.0) -> float:
+    """Of values of 200 bytes, each to a key of its own."""
+    store = open_store(StoreUrl(url), timeout_seconds=10)
+    done, until = 0, time.monotonic() + seconds
+
+    async def commit(caller: int) -> None:
+        nonlocal done
+        while time.monotonic() < until:
+            await store.commit({f"floor/{caller}/{done}": 0}, [Write(f"floor/{caller}/{done}", b"x" * 200, 90_000)])
+            done += 1
+
+    await asyncio.gather(*(commit(caller) for caller in range(callers)))
+    await store.close()
+    return done / seconds
+
+
+if __name__ == "__main__":
+    main()
