@@ -31,6 +31,7 @@ from tidegate.resources.errors import (
     InvalidContentError,
     InvalidMembersError,
     PaymentDeclinedError,
+    PreconditionFailedError,
     RecordNotFoundError,
     UnsupportedContentTypeError,
 )
@@ -144,6 +145,7 @@ REGISTRY: Mapping[type[Exception], ProblemType] = {
     MutationConflictError: ProblemType(
         BASE + "mutation-conflict", 409, "Too many mutations of the same data at once", headers=_retry_after(1)
     ),
+    PreconditionFailedError: ProblemType(BASE + "precondition-failed", 412, "The resource is not in the state that the request names"),
     PaymentDeclinedError: ProblemType(BASE + "payment-declined", 402, "The payment was declined"),
     ProviderUnavailableError: ProblemType(
         BASE + "payment-outcome-unknown",

@@ -443,6 +443,44 @@ async def test_a_record_is_put_read_replaced_and_deleted(api):
     assert (await api.get(RECORD)).status_code == 404
 
 
+async def test_a_change_is_held_to_the_record_that_the_client_has_seen(api):
+    """CACHE-4: 412 before any effect, and not stored: the same key may be used with the right tag."""
+    created = await api.put(RECORD, json={"a": 1}, headers=key())
+    headers, deletion = key(), key()
+    stale = {"If-Match": '"0000"'}
+
+    refused = await api.put(RECORD, json={"a": 2}, headers=headers | stale)
+    unchanged = (await api.get(RECORD)).json()
+    changed = await api.put(RECORD, json={"a": 2}, headers=headers | {"If-Match": f'"0000", {created.headers["ETag"]}'})
+    not_deleted = await api.delete(RECORD, headers=deletion | {"If-Match": created.headers["ETag"]})
+    deleted = await api.delete(RECORD, headers=deletion | {"If-Match": "*"})
+    gone = await api.put(RECORD, json={"a": 3}, headers=key() | {"If-Match": "*"})
+
+    assert (refused.status_code, kind(refused), unchanged) == (412, "precondition-failed", {"a": 1})
+    assert (changed.status_code, changed.headers.get("Idempotent-Replayed")) == (200, None)
+    assert [answer.status_code for answer in (not_deleted, deleted, gone)] == [412, 204, 412]
+
+
+@pytest.mark.parametrize("field", ['W/"{}"', "{}x", ",", '"a", W/"{}"'])
+async def test_what_names_the_record_weakly_or_not_at_all_holds_a_change_back(api, field):
+    """CACHE-4, RFC 9110 13.1.1: strong comparison."""
+    created = await api.put(RECORD, json={"a": 1}, headers=key())
+    tag = created.headers["ETag"].strip('"')
+
+    assert (await api.delete(RECORD, headers=key() | {"If-Match": field.format(tag)})).status_code == 412
+
+
+async def test_a_retry_of_a_change_that_was_made_is_replayed_although_the_tag_has_moved(api):
+    """CACHE-4: the precondition is of the first attempt."""
+    created = await api.put(RECORD, json={"a": 1}, headers=key())
+    headers = key() | {"If-Match": created.headers["ETag"]}
+    changed = await api.put(RECORD, json={"a": 2}, headers=headers)
+
+    again = await api.put(RECORD, json={"a": 2}, headers=headers)
+
+    assert (again.status_code, again.content, again.headers["Idempotent-Replayed"]) == (200, changed.content, "true")
+
+
 async def test_a_business_refusal_is_stored_like_a_success(api):
     """IDEM-10: the delete found nothing, and says so for ever."""
     headers = key()

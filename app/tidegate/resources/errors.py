@@ -12,6 +12,10 @@ class PaymentDeclinedError(DeterminateError):
     """The payment provider took no money and will not."""
 
 
+class PreconditionFailedError(TidegateError):
+    """`If-Match` names another state of the resource; nothing was done, and the same key may be used with the right one."""
+
+
 class InvalidContentError(TidegateError):
     """The body is not acceptable JSON; the text says why."""
 
