@@ -84,6 +84,9 @@ bench-script: .venv/.dev ## CPU of Redis per decision, beside a native floor
 bench-limits: .venv/.bench ## The cost of one decision, beside other limiters (ARGS="--rounds 1 --decisions 2000")
 	$(BIN)/python -m bench.limits $(ARGS)
 
+bench-store: .venv/.bench ## What a read and a commit on etcd cost, through its gateway and through gRPC
+	$(BIN)/python -m bench.store
+
 lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 	for set in "dev --extra local --group test --group lint" "api --extra api" "operator --extra operator" "local --extra local" "go --group go" "bench --group bench" "build --group build"; do \
 	  set -- $$set; name=$$1; shift; \
@@ -94,4 +97,5 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-exact test-store test-local test-kube check chart bench-servers bench-script bench-limits bench-http bench-mutations lock clean
+.PHONY: help run demo test test-exact test-store test-local test-kube check chart bench-servers bench-script bench-limits bench-http \
+	bench-mutations bench-store lock clean
