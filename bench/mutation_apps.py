@@ -13,7 +13,7 @@ from tidegate.resources.credits import Account, Purchase, PurchaseOrder
 from tidegate.resources.tenancy import tenant_key
 from tidegate.settings import Settings
 from tidegate.store.base import ABSENT, Committed, ConsistentStore, Write
-from tidegate.store.choice import open_store
+from tidegate.store.connect import open_store
 from tidegate.telemetry import configure_logging
 
 STRAIGHT = "/bench/straight"

@@ -35,7 +35,7 @@ from tests.kube.tools import tool
 
 from tidegate.connections.etcd import StoreUrl
 from tidegate.store.base import Write
-from tidegate.store.choice import open_store
+from tidegate.store.connect import open_store
 
 WAYS = {"straight": "/bench/straight", "once": "/v1/credits/purchases", "replay": "/v1/credits/purchases"}
 CONNECTIONS = (1, 64)

@@ -38,8 +38,10 @@ from tidegate.resources.usage import Usage
 from tidegate.routing import Router
 from tidegate.settings import Settings, read_secret
 from tidegate.store.base import ConsistentStore
-from tidegate.store.choice import open_store
+from tidegate.store.connect import open_store
 from tidegate.store.health import StoreHealth
+from tidegate.store.regional import RegionalMemory
+from tidegate.store.trust import TrustedStore
 from tidegate.telemetry import TelemetryMiddleware, draining
 from tidegate.tiers.source import TierSource
 
@@ -165,7 +167,8 @@ def _open_adapters(settings: Settings) -> Adapters:
     regional = connect_region(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     measures = Measures()
     limiter = limiter_of(regional, shards=settings.limits_shards, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
-    store = open_store(settings.store_url, timeout_seconds=settings.store_timeout_seconds)
+    adapter = open_store(settings.store_url, timeout_seconds=settings.store_timeout_seconds)
+    store = TrustedStore(adapter, RegionalMemory(regional))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from tidegate.adopt_store import adopt_store
 from tidegate.contract.errors import TidegateError
 from tidegate.identity import rotation
 from tidegate.local.keys import Grant, Keys
@@ -53,6 +54,7 @@ def main() -> None:
 
 main.add_command(usage)
 main.add_command(mutations)
+main.add_command(adopt_store)
 
 
 @main.command(name="up")

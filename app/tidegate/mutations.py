@@ -25,7 +25,7 @@ from tidegate.local.keys import ISSUER
 from tidegate.local.layout import Layout, redis_url
 from tidegate.settings import SettingsError, read_secret
 from tidegate.store.base import Conflict
-from tidegate.store.choice import open_store
+from tidegate.store.connect import open_store
 
 PATH = click.Path(path_type=Path)
 TIMEOUT_SECONDS = 5.0

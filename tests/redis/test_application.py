@@ -23,6 +23,7 @@ from tidegate.settings import Settings
 from tidegate_operator.publisher import Publisher
 
 ROOT = Path(__file__).parents[2]
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 PURCHASES = "/v1/credits/purchases"
 
 
@@ -36,7 +37,7 @@ async def api(redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: An
     for document in (tier("free", 3), tier("pro", 1000)):
         await redis.hset(keys.TIERS, document.tier.name, encode_tier(document))
     await redis.set(keys.REVISION, 1)
-    store = valkeys("--appendonly", "yes")
+    store = valkeys(*DURABLE)
     urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": store.url}
     app = create_app(Settings.from_environment(issuer.environment | urls))
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
@@ -44,7 +45,7 @@ async def api(redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: An
 
 
 async def test_a_region_on_a_cluster_counts_an_identity_in_its_shard(cluster: Any, valkeys: Callable[..., Any], issuer: Any):
-    store = valkeys("--appendonly", "yes")
+    store = valkeys(*DURABLE)
     urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": cluster.url, "TIDEGATE_STORE_URL": store.url}
     publisher = Publisher.connect("frankfurt", cluster.url, timeout_seconds=1.0)
     await publisher.publish(tier("free", 3))
@@ -331,7 +332,7 @@ async def test_workers_that_prefer_different_identity_keys_count_as_one(
     (tmp_path / "other.key").write_bytes(b"o" * 43)
     names = ["TIDEGATE_IDENTITY_KEY_FILE", "TIDEGATE_OTHER_IDENTITY_KEY_FILE"]
     files = [issuer.environment[names[0]], str(tmp_path / "other.key")]
-    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkeys("--appendonly", "yes").url}
+    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkeys(*DURABLE).url}
     apps = [
         create_app(Settings.from_environment(issuer.environment | urls | dict(zip(names, order, strict=True))))
         for order in (files, files[::-1])

@@ -25,6 +25,8 @@ from tidegate.limits.decision import Amounts
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.inspection import RegionUsage
 from tidegate.limits.redis import RedisLimiter
+from tidegate.store.incarnation import Incarnation
+from tidegate.store.regional import RegionalMemory
 from tidegate.tiers.regional import RegionalTiers
 from tidegate_operator.publisher import Publisher
 
@@ -117,6 +119,7 @@ async def work(url: str) -> None:
             await tiers.withdraw()
         for tids in (("old",), ("old",), ("new", "old")):
             await limiter.decide(tids, HOUR, ONE)
+        await RegionalMemory(redis).remember(Incarnation.new())
 
 
 async def operate(url: str) -> None:

@@ -1,14 +1,18 @@
 """The consistent store on Redis beyond the contract (tests/store): what it may lose, and servers that fail."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from tidegate.store.base import Committed, ConsistentStore, Write
 from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
 from tidegate.store.redis import RedisStore
 
+ROOT = Path(__file__).parents[2]
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
@@ -79,6 +83,7 @@ async def test_a_server_that_keeps_everything_passes_the_check(valkeys):
     ("arguments", "field"),
     [
         (("--appendonly", "no"), "aof_enabled"),
+        (("--appendonly", "yes"), "appendfsync is everysec"),
         ((*DURABLE, "--maxmemory-policy", "allkeys-lru"), "maxmemory_policy"),
     ],
 )
@@ -88,4 +93,22 @@ async def test_a_server_that_may_lose_results_fails_the_check(valkeys: Callable,
 
     with pytest.raises(StoreMisconfiguredError, match=field):
         await store.check()
+    await store.close()
+
+
+async def test_where_settings_cannot_be_asked_the_rest_is_checked(valkeys: Callable):
+    """The user of docs/store.md without `config|get`, as on a server that somebody else runs."""
+    [line] = re.findall(r"^ACL (SETUSER tidegate-store .*)$", (ROOT / "docs/store.md").read_text(), re.MULTILINE)
+    server = valkeys("--appendonly", "yes")
+    async with server.client() as redis:
+        await redis.execute_command("ACL", *line.replace("PASSWORD", "secret").split())
+        store = RedisStore(Redis(port=server.port, username="tidegate-store", password="secret"))
+        with pytest.raises(StoreMisconfiguredError, match="appendfsync"):
+            await store.check()
+
+        await redis.execute_command("ACL", "SETUSER", "tidegate-store", "-config|get")
+        await store.check()
+        await put(store, "a", b"1")
+        await store.commit({}, [Write("a", None), Write("b", b"1", retention_seconds=60)])
+        assert set(await store.read(["a", "b"])) == {"b"}
     await store.close()

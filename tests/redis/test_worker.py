@@ -22,6 +22,7 @@ from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument, decode_heartbeat, encode_tier
 from tidegate.contract.tier import Tier
 
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
@@ -88,7 +89,7 @@ async def test_a_stopping_worker_is_unready_first_and_fails_no_request(
 ) -> None:
     """OPS-2: readiness off, serve on, take no more, finish what is in flight, exit."""
     await publish_pro(redis)
-    process = start(TIDEGATE_DRAIN_SECONDS="2", TIDEGATE_STORE_URL=valkeys("--appendonly", "yes").url)
+    process = start(TIDEGATE_DRAIN_SECONDS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url)
     base = f"http://127.0.0.1:{port}"
     wait_for(f"{base}/readyz", 200)
     headers = {"Authorization": f"Bearer {issuer.mint('pro')}"}
@@ -227,7 +228,7 @@ async def test_each_worker_shows_its_metrics_on_a_port_that_its_successor_takes(
 ) -> None:
     await publish_pro(redis)
     first = free_ports_in_a_row(2)
-    store = valkeys("--appendonly", "yes").url
+    store = valkeys(*DURABLE).url
     patient = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "5", "TIDEGATE_DRAIN_SECONDS": "0", "TIDEGATE_STORE_URL": store}
     process = start(TIDEGATE_METRICS_PORT=str(first), GUNICORN_CMD_ARGS="--workers 2", **patient)
     base, token = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {issuer.mint('pro')}"}

@@ -8,6 +8,7 @@ from tidegate.contract import keys
 def test_the_keys_of_a_region_are_these() -> None:
     assert (keys.TIERS, keys.REVISION, keys.TIERS_CHANNEL) == ("tg:1:{tiers}", "tg:1:{tiers}:revision", "tg:1:tiers")
     assert (keys.WORKERS, keys.WORKERS_CHANNEL) == ("tg:1:{tiers}:workers", "tg:1:workers")
+    assert keys.STORE == "tg:1:{tiers}:store"
 
 
 def test_a_usage_vector_lies_in_the_slot_of_its_shard() -> None:

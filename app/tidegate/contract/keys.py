@@ -13,6 +13,8 @@ WORKERS = "tg:1:{tiers}:workers"
 """Hash: worker id -> heartbeat (`codec.py`)."""
 WORKERS_CHANNEL = "tg:1:workers"
 """Channel: a worker id, each time that worker begins to enforce another revision."""
+STORE = "tg:1:{tiers}:store"
+"""String: mark of the consistent store that the region has served with."""
 USAGES = "tg:1:usage:*"
 """Pattern of every key that `usage` makes."""
 

@@ -127,9 +127,9 @@ class Gateway:
                 async with asyncio.timeout_at(until):
                     answer = await self._ask(self._members[place] + path, content, kind, token)
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as ex:
-                failures.append(f"{_name(self._members[place])} cannot be reached ({type(ex).__name__})")
+                failures.append(f"member {place + 1} cannot be reached ({type(ex).__name__})")
             except (aiohttp.ClientError, _DoubtfulError, TimeoutError, OSError) as ex:
-                failures.append(f"{_name(self._members[place])} did not answer ({_reason(ex)})")
+                failures.append(f"member {place + 1} did not answer ({_reason(ex)})")
                 if resend == "unless sent":
                     self._leave(place)
                     break
@@ -202,10 +202,6 @@ async def shared(task: asyncio.Task[Answer], deadline: float) -> Answer:
             return await asyncio.shield(task)
     except TimeoutError:
         raise StoreUnavailableError("etcd did not answer in time") from None
-
-
-def _name(member: str) -> str:
-    return member.split("/")[2]
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from tidegate.store.base import Committed, Conflict, Versioned, Write
 from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
@@ -20,8 +20,10 @@ VALUE_PREFIX = "tg:1:store:value:"
 """String per key: version in 16 digits, then the value. 16 digits hold every integer that Lua counts exactly."""
 VERSION_DIGITS = 16
 
-REQUIRED_SETTINGS = {"maxmemory_policy": "noeviction", "aof_enabled": "1"}
-"""Fields of INFO without which an acknowledged commit may vanish (IDEM-18)."""
+REQUIRED_SETTINGS = {"maxmemory_policy": "noeviction", "aof_enabled": "1", "appendfsync": "always"}
+"""Fields of INFO, and a setting, without which an acknowledged commit may vanish (IDEM-18)."""
+OLDEST_VERSION = (7, 0)
+"""That the promises of `base.py` are tested on. Valkey calls itself 7.2."""
 
 
 class RedisStore:
@@ -54,11 +56,14 @@ class RedisStore:
         """Compare the server's settings with those that a durable store needs."""
         async with _translated():
             info: Mapping[str, Any] = await self._redis.info("everything")
+            settings = {**info, "appendfsync": await self._appendfsync()}
         wrong = [
-            f"{field} is {info.get(field)}, must be {wanted}"
+            f"{field} is {settings.get(field)}, must be {wanted}"
             for field, wanted in REQUIRED_SETTINGS.items()
-            if str(info.get(field)) != wanted
+            if str(settings.get(field)) != wanted
         ]
+        if tuple(map(int, str(info["redis_version"]).split(".")[:2])) < OLDEST_VERSION:
+            wrong.append(f"redis_version is {info['redis_version']}, must be {'.'.join(map(str, OLDEST_VERSION))} or newer")
         if wrong:
             raise StoreMisconfiguredError("; ".join(wrong))
 
@@ -66,6 +71,13 @@ class RedisStore:
         """Close the client's connections."""
         async with _translated():
             await self._redis.aclose()
+
+    async def _appendfsync(self) -> str:
+        # INFO does not tell it. Where CONFIG is denied or gone, as on managed servers, it is taken on trust.
+        try:
+            return str((await self._redis.config_get("appendfsync"))["appendfsync"])
+        except ResponseError:
+            return REQUIRED_SETTINGS["appendfsync"]
 
 
 def _versioned(stored: bytes) -> Versioned:

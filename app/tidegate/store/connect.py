@@ -1,4 +1,4 @@
-"""The adapter of the consistent store that a URL names; called by `application.py` and `tidegate.mutations`."""
+"""Makes the adapter of the consistent store that a URL asks for; called by `application.py` and `tidegate.adopt_store`."""
 
 from tidegate.connections.connect import connect
 from tidegate.connections.etcd import EtcdServers, StoreUrl
@@ -8,7 +8,7 @@ from tidegate.store.redis import RedisStore
 
 
 def open_store(url: StoreUrl, *, timeout_seconds: float) -> ConsistentStore:
-    """The store at `url`, whose every call ends within `timeout_seconds`."""
+    """An adapter that has connected nowhere yet."""
     if url.is_etcd:
         return EtcdStore(EtcdServers.read(url), timeout_seconds=timeout_seconds)
     return RedisStore(connect(url, timeout_seconds=timeout_seconds))

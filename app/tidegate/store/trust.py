@@ -1,0 +1,122 @@
+"""Lets nobody write to a store that is not the one that it was (IDEM-19); wrapped around an adapter by `application.py`.
+
+A store that was emptied, or set up anew, knows of no result: every retry would be done a second time. So a store carries a mark, each
+region's Redis remembers the mark of the store that it served with, and every commit is on condition that the mark has not changed.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Versioned, Write
+from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
+from tidegate.store.incarnation import Incarnation, Verdict, judge
+from tidegate.store.regional import RegionalMemory
+
+KEY = "incarnation"
+"""Where the mark is in the store."""
+
+
+class TrustedStore:
+    """A `ConsistentStore` that reads from `store`, and writes to it while it is the one that `memory` remembers."""
+
+    def __init__(self, store: ConsistentStore, memory: RegionalMemory) -> None:
+        self._store = store
+        self._memory = memory
+        # What this process has served with: it stays known when the region's Redis is emptied too.
+        self._own: Incarnation | None = None
+        self._version: int | None = None
+
+    async def read(self, keys: Sequence[str]) -> dict[str, Versioned]:
+        """The values of `keys`, whatever store it is."""
+        return await self._store.read(keys)
+
+    async def commit(self, expected: Mapping[str, int], writes: Sequence[Write]) -> Committed | Conflict:
+        """Carry out all `writes` or none, and none in another store.
+
+        Raises:
+            StoreUnavailableError: It did not answer, or is another.
+        """
+        version = self._version if self._version is not None else await self._version_of_trusted()
+        result = await self._store.commit({**expected, KEY: version}, writes)
+        if isinstance(result, Conflict) and KEY in result.keys:
+            self._version = None
+            raise StoreUnavailableError("the consistent store is another than a moment ago; nothing was done")
+        return result
+
+    async def check(self) -> None:
+        """Raise StoreMisconfiguredError if the store may lose what it acknowledged, or has lost it."""
+        await self._store.check()
+        await self.verify()
+
+    async def close(self) -> None:
+        """Release the connections to the store."""
+        await self._store.close()
+
+    async def verify(self) -> int:
+        """The version of the mark.
+
+        Raises:
+            StoreMisconfiguredError: The store is another.
+            StoreUnavailableError: It did not answer, or nobody can tell.
+        """
+        stored, version = await _marked(self._store)
+        recalled = await self._recall()
+        # Of two that were accepted equally often, the one that this process knows from its own work.
+        remembered = max(filter(None, (self._own, recalled)), key=lambda one: one.adoptions, default=None)
+        verdict = judge(stored, remembered)
+        if verdict is Verdict.CREATE:
+            # Another worker may be quicker: whichever mark is there then is the store's.
+            await self._store.commit({KEY: ABSENT}, [Write(KEY, Incarnation.new().encode())])
+            stored, version = await _marked(self._store)
+            verdict = judge(stored, None)
+        if verdict is Verdict.DISPUTE and remembered:
+            await self._store.commit({KEY: version}, [Write(KEY, remembered.disputed().encode())])
+        if stored is None or verdict is not Verdict.TRUST:
+            self._version = None
+            raise StoreMisconfiguredError(_reason(stored))
+        if recalled != stored:
+            await self._memory.remember(stored)
+        self._own, self._version = stored, version
+        return version
+
+    async def _version_of_trusted(self) -> int:
+        try:
+            return await self.verify()
+        except StoreMisconfiguredError as ex:
+            raise StoreUnavailableError(str(ex)) from ex
+
+    async def _recall(self) -> Incarnation | None:
+        try:
+            return await self._memory.recall()
+        except StoreUnavailableError:
+            if self._own is None:
+                raise
+            return self._own
+
+
+async def adopt(store: ConsistentStore, memories: Sequence[RegionalMemory]) -> Incarnation:
+    """Accept `store` as it is, which every region will follow: the mark that it carries from now on.
+
+    Raises:
+        StoreUnavailableError: The store or a region did not answer, or somebody else was quicker.
+    """
+    stored, version = await _marked(store)
+    known = [one for one in (stored, *[await memory.recall() for memory in memories]) if one]
+    adopted = Incarnation.new(1 + max((one.adoptions for one in known), default=0))
+    if isinstance(await store.commit({KEY: version}, [Write(KEY, adopted.encode())]), Conflict):
+        raise StoreUnavailableError("the mark of the store has just changed; look again")
+    for memory in memories:
+        await memory.remember(adopted)
+    return adopted
+
+
+async def _marked(store: ConsistentStore) -> tuple[Incarnation | None, int]:
+    found = (await store.read([KEY])).get(KEY)
+    return (Incarnation.decode(found.value), found.version) if found else (None, ABSENT)
+
+
+def _reason(stored: Incarnation | None) -> str:
+    what = "is empty" if stored is None else "was set up anew" if stored.is_disputed else "is another"
+    return (
+        f"the consistent store {what}, but this region has served with one that knew of results: bring that back, or accept the loss with "
+        "`python -m tidegate.adopt_store` (docs/store.md)"
+    )

@@ -1,0 +1,196 @@
+"""A store that is not the one that it was is written to by nobody, in no region, until somebody accepts it (IDEM-19)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from tidegate.store.base import ABSENT, Committed, Conflict, Write
+from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
+from tidegate.store.regional import RegionalMemory
+from tidegate.store.trust import KEY, TrustedStore, adopt
+
+COMMIT = {"a": ABSENT}, [Write("a", b"1")]
+
+
+@pytest.fixture
+async def memories(valkeys) -> AsyncIterator[Callable[[], RegionalMemory]]:
+    """Makes the memory of another region; its server is `memory.server`."""
+    async with AsyncExitStack() as stack:
+
+        def make() -> RegionalMemory:
+            server = valkeys()
+            client = server.client(timeout=0.5)
+            stack.push_async_callback(client.aclose)
+            memory = RegionalMemory(client)
+            memory.server = server
+            return memory
+
+        yield make
+
+
+async def empty(store) -> None:
+    """As a new disk would."""
+    await store.commit({}, [Write(KEY, None), Write("a", None)])
+
+
+async def refuses(trusted: TrustedStore) -> None:
+    with pytest.raises(StoreUnavailableError):
+        await trusted.commit({}, [Write("refused", b"1")])
+    with pytest.raises(StoreMisconfiguredError, match="adopt_store"):
+        await trusted.verify()
+    with pytest.raises(StoreUnavailableError, match="adopt_store"):
+        await trusted.commit({}, [Write("refused", b"1")])
+    assert await trusted.read(["refused"]) == {}
+
+
+async def test_all_workers_of_all_regions_agree_on_the_mark_of_a_new_store(store, memories):
+    frankfurt, dublin = memories(), memories()
+    workers = [TrustedStore(store, memory) for memory in (frankfurt, dublin) for _ in range(10)]
+
+    results = await asyncio.gather(*(worker.commit({}, [Write(f"{n}", b"1")]) for n, worker in enumerate(workers)))
+
+    assert all(isinstance(result, Committed) for result in results)
+    mark = (await store.read([KEY]))[KEY].value
+    assert await frankfurt.recall() == await dublin.recall()
+    assert mark == (await dublin.recall()).encode()
+
+
+async def test_a_conflict_is_told_as_by_the_store_itself(store, memories):
+    trusted = TrustedStore(store, memories())
+    await trusted.commit(*COMMIT)
+
+    assert await trusted.commit(*COMMIT) == Conflict(("a",))
+
+
+async def test_an_emptied_store_refuses_the_very_next_commit(store, memories):
+    """Without a check in between: a retry would be done a second time."""
+    trusted = TrustedStore(store, memories())
+    assert isinstance(await trusted.commit(*COMMIT), Committed)
+    await empty(store)
+
+    with pytest.raises(StoreUnavailableError):
+        await trusted.commit(*COMMIT)
+
+    assert await store.read(["a"]) == {}
+    await refuses(trusted)
+
+
+async def test_a_worker_that_starts_refuses_what_its_region_knows_to_be_another(store, memories):
+    memory = memories()
+    await TrustedStore(store, memory).commit(*COMMIT)
+    await empty(store)
+
+    await refuses(TrustedStore(store, memory))
+
+
+async def test_a_worker_remembers_when_its_region_is_emptied_too(store, memories):
+    memory = memories()
+    trusted = TrustedStore(store, memory)
+    await trusted.commit(*COMMIT)
+    memory.server.flush()
+    await empty(store)
+
+    await refuses(trusted)
+
+
+async def test_a_region_that_remembers_nothing_takes_up_no_store_that_another_refuses(store, memories):
+    frankfurt, dublin = memories(), memories()
+    await TrustedStore(store, dublin).commit(*COMMIT)
+    await empty(store)
+    await refuses(TrustedStore(store, dublin))
+
+    await refuses(TrustedStore(store, frankfurt))
+    assert await frankfurt.recall() is None
+
+
+async def test_a_region_that_took_up_an_emptied_store_stops_once_another_has_looked(store, memories):
+    frankfurt, dublin = memories(), memories()
+    await TrustedStore(store, dublin).commit(*COMMIT)
+    await empty(store)
+    taken = TrustedStore(store, frankfurt)
+    await taken.commit({}, [Write("b", b"1")])
+
+    await refuses(TrustedStore(store, dublin))
+
+    await refuses(taken)
+
+
+async def test_a_store_that_comes_back_is_trusted_again(store, memories):
+    """As when a volume that was not mounted is."""
+    trusted = TrustedStore(store, memories())
+    await trusted.commit(*COMMIT)
+    mark = (await store.read([KEY]))[KEY].value
+    await empty(store)
+    await refuses(trusted)
+
+    await store.commit({}, [Write(KEY, mark)])
+
+    assert isinstance(await trusted.commit(*COMMIT), Committed)
+
+
+async def test_a_region_that_is_emptied_learns_the_mark_again(store, memories):
+    memory = memories()
+    await TrustedStore(store, memory).commit(*COMMIT)
+    known = await memory.recall()
+    memory.server.flush()
+
+    await TrustedStore(store, memory).verify()
+
+    assert await memory.recall() == known
+
+
+async def test_one_adoption_is_followed_by_every_region(store, memories):
+    frankfurt, dublin = memories(), memories()
+    workers = [TrustedStore(store, memory) for memory in (frankfurt, dublin)]
+    for worker in workers:
+        await worker.verify()
+    before = (await store.read([KEY]))[KEY].value
+    await empty(store)
+    for worker in workers:
+        await refuses(worker)
+
+    adopted = await adopt(store, [frankfurt])
+
+    for number, worker in enumerate(workers):
+        assert isinstance(await worker.commit({}, [Write(f"{number}", b"1")]), Committed)
+    assert await dublin.recall() == await frankfurt.recall() == adopted
+
+    await store.commit({}, [Write(KEY, before)])
+    await refuses(workers[0])
+
+
+async def test_what_an_older_worker_says_does_not_undo_an_adoption(store, memories):
+    memory = memories()
+    await TrustedStore(store, memory).verify()
+    before = await memory.recall()
+    adopted = await adopt(store, [memory])
+
+    await memory.remember(before)
+
+    assert await memory.recall() == adopted
+
+
+async def test_without_its_region_a_new_worker_cannot_tell_and_one_that_serves_goes_on(store, memories):
+    memory = memories()
+    serving = TrustedStore(store, memory)
+    await serving.verify()
+    memory.server.kill()
+
+    assert isinstance(await serving.commit(*COMMIT), Committed)
+    await serving.verify()
+    with pytest.raises(StoreUnavailableError, match="region's Redis"):
+        await TrustedStore(store, memory).commit({}, [Write("b", b"1")])
+
+
+async def test_a_cluster_remembers_too(store, cluster):
+    from tidegate.connections.connect import connect_region
+
+    redis = connect_region(cluster.url, timeout_seconds=2)
+    memory = RegionalMemory(redis)
+
+    await TrustedStore(store, memory).verify()
+
+    assert await memory.recall()
+    await redis.aclose()
