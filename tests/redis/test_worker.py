@@ -60,7 +60,7 @@ async def publish_pro(redis: Redis) -> None:
     await redis.set(keys.REVISION, 1)
 
 
-def wait_for(url: str, status: int, seconds: float = 10.0) -> httpx.Response:
+def wait_for(url: str, status: int, seconds: float = 30.0) -> httpx.Response:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -73,7 +73,7 @@ def wait_for(url: str, status: int, seconds: float = 10.0) -> httpx.Response:
         time.sleep(0.02)
 
 
-def wait_until_nobody_listens(port: int, seconds: float = 10.0) -> None:
+def wait_until_nobody_listens(port: int, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
