@@ -13,6 +13,7 @@ from tests.etcd_cluster import EtcdCluster, Member
 from tests.topologies import Certificates, Way
 
 from tidegate.connections.etcd import EtcdServers
+from tidegate.store import leases
 from tidegate.store.base import ABSENT, Committed, Conflict, Write
 from tidegate.store.errors import StoreAilingError, StoreMisconfiguredError, StoreRefusedError, StoreUnavailableError
 from tidegate.store.etcd import EtcdStore
@@ -116,6 +117,38 @@ async def test_the_nearest_member_is_asked_first_again_once_it_answers_the_check
         assert near.lost == 2
 
 
+async def test_a_nearest_member_that_hangs_fails_no_commit_while_it_is_looked_after(etcds, open_store):
+    cluster = etcds()
+    follower = next(member for member in cluster.members if not member.leads())
+    store = open_store(cluster.url_of(follower, *(member for member in cluster.members if member is not follower)))
+    follower.freeze()
+    await store.read(["a"])
+
+    looking = asyncio.create_task(store.check())
+    number = 0
+    while not looking.done():
+        number += 1
+        assert isinstance(await store.commit({}, [Write(f"{number}", b"1")]), Committed)
+    await looking
+
+    assert number > 10
+
+
+async def test_a_member_without_a_leader_is_not_taken_for_one_that_answers(etcd, etcds, open_store, eventually):
+    """As one that is cut off from the others, but not from us."""
+    lonely, *others = etcds().members
+    for member in others:
+        member.kill()
+    await eventually(lambda: not lonely.has_leader(), 15)
+    store = open_store(etcd.url_of(lonely, *etcd.members))
+
+    await store.check()
+
+    assert await seconds_of(store.commit(*COMMIT)) < TIMEOUT_SECONDS / 4
+    await store.check()
+    assert await seconds_of(store.read(["a"])) < TIMEOUT_SECONDS / 4
+
+
 async def test_commits_go_on_within_seconds_after_the_leader_was_killed(etcds, open_store):
     cluster = etcds()
     store = open_store(cluster.url)
@@ -205,18 +238,29 @@ async def test_a_lease_that_somebody_revoked_is_replaced(etcd, open_store):
 
 
 def revoke_leases(member: Member) -> None:
-    for lease in member.call("lease/leases")["leases"]:
+    for lease in member.call("lease/leases").get("leases", []):
         member.call("lease/revoke", {"ID": lease["ID"]})
 
 
 async def test_values_of_a_while_share_a_lease(etcd, open_store):
     """A lease each would cost etcd more than the values."""
-    revoke_leases(etcd.members[0]) if "leases" in etcd.members[0].call("lease/leases") else None
+    revoke_leases(etcd.members[0])
     store = open_store(etcd.url)
 
     await asyncio.gather(*(store.commit({}, [Write(f"{n}", b"1", retention_seconds=3600 + n % 2)]) for n in range(100)))
 
     assert len(etcd.members[0].call("lease/leases")["leases"]) == 2
+
+
+async def test_a_lease_takes_no_more_values_than_etcd_deletes_in_a_moment(etcd, open_store, monkeypatch):
+    monkeypatch.setattr(leases, "MOST_VALUES", 10)
+    store = open_store(etcd.url)
+    revoke_leases(etcd.members[0])
+
+    for number in range(30):
+        await store.commit({}, [Write(f"{number}", b"1", retention_seconds=3600)])
+
+    assert len(etcd.members[0].call("lease/leases")["leases"]) == 3
 
 
 @pytest.mark.parametrize("hours", [-25, 25])

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tidegate.store.base import ABSENT, Committed, Conflict, Write
-from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
+from tidegate.store.errors import StoreAilingError, StoreMisconfiguredError, StoreUnavailableError
 from tidegate.store.regional import RegionalMemory
 from tidegate.store.trust import KEY, TrustedStore, adopt
 
@@ -75,6 +75,23 @@ async def test_an_emptied_store_refuses_the_very_next_commit(store, memories):
 
     assert await store.read(["a"]) == {}
     await refuses(trusted)
+
+
+async def test_that_a_store_is_another_is_told_before_what_else_ails_it(store, memories, monkeypatch):
+    """Else a worker would be ready on a store that is both emptied and nearly full."""
+    trusted = TrustedStore(store, memories())
+    await trusted.verify()
+
+    async def ails() -> None:
+        raise StoreAilingError("nearly full")
+
+    monkeypatch.setattr(store, "check", ails)
+    with pytest.raises(StoreAilingError):
+        await trusted.check()
+    await empty(store)
+
+    with pytest.raises(StoreMisconfiguredError):
+        await trusted.check()
 
 
 async def test_a_worker_that_starts_refuses_what_its_region_knows_to_be_another(store, memories):

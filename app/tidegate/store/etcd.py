@@ -5,15 +5,18 @@ A key is kept under a prefix, so that a user of etcd needs rights to nothing els
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from tidegate.connections.etcd import EtcdServers
 from tidegate.store.base import Committed, Conflict, Versioned, Write
 from tidegate.store.errors import StoreAilingError, StoreMisconfiguredError, StoreUnavailableError
-from tidegate.store.gateway import NOT_FOUND, OUT_OF_RANGE, EtcdRefusalError, Gateway
+from tidegate.store.gateway import Gateway
 from tidegate.store.leases import Leases
+from tidegate.store.members import NOT_FOUND, OUT_OF_RANGE, Call, EtcdRefusalError
+
+Answer = TypeVar("Answer")
 
 PREFIX = "tidegate/1/"
 """Of every key; the `1` is the layout's version."""
@@ -52,7 +55,6 @@ class _Transaction(msgspec.Struct):
 
 
 class _Status(msgspec.Struct, rename="camel"):
-    leader: int = 0
     errors: list[str] = []
     db_size: int = 0
     db_size_quota: int = 0
@@ -74,14 +76,7 @@ class EtcdStore:
         """The values of `keys`, all of one instant."""
         if not keys:
             return {}
-        with _translated():
-            answer = await self._gateway.call(
-                "kv/txn",
-                {"success": [_range(key) for key in keys]},
-                _Transaction,
-                deadline=self._gateway.deadline(),
-                resend="always",
-            )
+        answer = await self._look("kv/txn", {"success": [_range(key) for key in keys]}, _Transaction, call=Call.READ)
         return {key: Versioned(pair.value, pair.mod_revision) for key, pair in answer.found().items()}
 
     async def commit(self, expected: Mapping[str, int], writes: Sequence[Write]) -> Committed | Conflict:
@@ -96,7 +91,7 @@ class EtcdStore:
             }
             try:
                 with _translated(but=NOT_FOUND):
-                    answer = await self._gateway.call("kv/txn", body, _Transaction, deadline=deadline, resend="unless sent")
+                    answer = await self._gateway.call("kv/txn", body, _Transaction, call=Call.COMMIT, deadline=deadline)
             except EtcdRefusalError:
                 # The lease ended before its time: somebody revoked it. Nothing was written.
                 self._leases.forget(leases)
@@ -112,13 +107,13 @@ class EtcdStore:
             StoreMisconfiguredError: Its members do not hold the same.
             StoreAilingError: It will soon be full.
         """
-        self._gateway.prefer_first()
-        with _translated():
-            status = await self._gateway.call("maintenance/status", {}, _Status, deadline=self._gateway.deadline(), resend="always")
+        # Only a member that is in touch with most others answers this; it is the one whose status counts.
+        await self._look("kv/txn", {"success": [_range("")]}, _Transaction, call=Call.LOOK)
+        status = await self._look("maintenance/status", {}, _Status, call=Call.READ)
         if any("CORRUPT" in error for error in status.errors):
             raise StoreMisconfiguredError("etcd raised the alarm CORRUPT: its members hold different values; replace the wrong one")
-        if not status.leader or status.errors:
-            raise StoreUnavailableError(f"etcd: {', '.join(status.errors) or 'no leader'}")
+        if status.errors:
+            raise StoreUnavailableError(f"etcd: {', '.join(status.errors)}")
         await self._check_space(status)
 
     async def close(self) -> None:
@@ -134,13 +129,15 @@ class EtcdStore:
             raise StoreAilingError(f"etcd has used {share:.0%} of --quota-backend-bytes: defragment it or raise the quota")
 
     async def _is_compacted(self) -> bool:
-        body = {"key": _encoded(""), "revision": "1"}
         try:
-            with _translated(but=OUT_OF_RANGE):
-                await self._gateway.call("kv/range", body, _Range, deadline=self._gateway.deadline(), resend="always")
+            await self._look("kv/range", {"key": _encoded(""), "revision": "1"}, _Range, call=Call.READ, but=OUT_OF_RANGE)
         except EtcdRefusalError:
             return True
         return False
+
+    async def _look(self, path: str, body: Mapping[str, Any], answer: type[Answer], *, call: Call, but: int | None = None) -> Answer:
+        with _translated(but=but):
+            return await self._gateway.call(path, body, answer, call=call, deadline=self._gateway.deadline())
 
 
 def _encoded(key: str) -> bytes:

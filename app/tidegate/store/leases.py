@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import msgspec
 
 from tidegate.store.errors import StoreUnavailableError
-from tidegate.store.gateway import EtcdRefusalError, Gateway, shared
+from tidegate.store.gateway import Gateway, begin, shared
+from tidegate.store.members import Call, EtcdRefusalError
 
 BUCKET_SHARE = 0.25
 LONGEST_BUCKET_SECONDS = 3_600.0
@@ -71,7 +72,7 @@ class Leases:
         if lease and time.monotonic() < lease.until and lease.values < MOST_VALUES:
             return lease
         if retention_seconds not in self._grants:
-            task = self._grants[retention_seconds] = asyncio.create_task(self._grant(retention_seconds))
+            task = self._grants[retention_seconds] = begin(self._grant(retention_seconds))
             task.add_done_callback(lambda _: self._grants.pop(retention_seconds))
         return await shared(self._grants[retention_seconds], deadline)
 
@@ -81,8 +82,9 @@ class Leases:
         lifetime_seconds = math.ceil(retention_seconds + bucket_seconds + self._gateway.timeout_seconds)
         until = time.monotonic() + bucket_seconds
         try:
+            # One that was granted twice holds nothing and ends by itself.
             answer = await self._gateway.call(
-                "lease/grant", {"TTL": lifetime_seconds}, _Granted, deadline=self._gateway.deadline(), resend="always"
+                "lease/grant", {"TTL": lifetime_seconds}, _Granted, call=Call.READ, deadline=self._gateway.deadline()
             )
         except EtcdRefusalError as ex:
             raise StoreUnavailableError(f"etcd grants no lease: {ex}") from None

@@ -44,8 +44,8 @@ class TrustedStore:
 
     async def check(self) -> None:
         """Raise StoreMisconfiguredError if the store may lose what it acknowledged, or has lost it."""
-        await self._store.check()
         await self.verify()
+        await self._store.check()
 
     async def close(self) -> None:
         """Release the connections to the store."""
