@@ -604,9 +604,9 @@ class CountingStore(RedisStore):
         super().__init__(redis)
         self.calls: list[str] = []
 
-    async def read(self, keys):
+    async def read(self, keys, *, or_stale=False):
         self.calls.append("read")
-        return await super().read(keys)
+        return await super().read(keys, or_stale=or_stale)
 
     async def commit(self, expected, writes):
         self.calls.append("commit")

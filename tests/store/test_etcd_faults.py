@@ -183,6 +183,30 @@ async def test_without_a_majority_nothing_is_written_and_nobody_waits_past_the_d
     assert set(await store.read(["a", "before"])) == {"before"}
 
 
+async def test_without_a_majority_a_read_that_changes_nothing_takes_what_a_member_has(etcds, open_store, eventually):
+    """IDEM-16: reads go on, and only the first waits to learn that it must."""
+    cluster = etcds()
+    left, *others = cluster.members
+    store = open_store(cluster.url)
+    await store.commit({}, [Write("before", b"1")])
+    for member in others:
+        member.kill()
+    await eventually(lambda: not left.has_leader(), 15)
+
+    took = []
+    for _ in range(2):
+        begun = time.monotonic()
+        assert (await store.read(["before", "never"], or_stale=True)).keys() == {"before"}
+        took.append(time.monotonic() - begun)
+    with pytest.raises(StoreUnavailableError):
+        await store.read(["before"])
+
+    assert took[1] < TIMEOUT_SECONDS / 4
+    left.kill()
+    with pytest.raises(StoreUnavailableError):
+        await store.read(["before"], or_stale=True)
+
+
 @pytest.mark.parametrize("way_to_lose", ["late", "cut"])
 async def test_a_commit_whose_answer_is_lost_is_not_sent_again(etcd, open_store, way_to_lose):
     """W11: only a retry of whoever asked, under the same idempotency key, finds out what became of it."""

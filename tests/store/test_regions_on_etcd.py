@@ -76,3 +76,25 @@ async def test_purchases_around_the_death_of_the_leader_are_each_paid_once(regio
     assert [answer.content for answer in answers] == [answer.content for answer in again]
     assert all("Idempotent-Replayed" in answer.headers for answer in again)
     assert (await regions[1].get("/v1/credits")).json()["balance"] == 100
+
+
+async def test_without_a_majority_nothing_runs_and_reads_go_on(regions: list[httpx.AsyncClient], eventually: Callable[..., Any]):
+    """IDEM-16: effect count 0, in every region."""
+    cluster, headers = regions[0].etcd, {"Idempotency-Key": '"the-one-record-0001"'}
+    await buy(regions[0])
+    left, *others = cluster.members
+    for member in others:
+        member.kill()
+    await eventually(lambda: not left.has_leader(), 15)
+
+    refused = [await buy(region, 1) for region in regions] + [await regions[1].put("/v1/records/a", json={}, headers=headers)]
+    reads = [await region.get(path) for region in regions for path in ("/v1/credits", "/v1/credits/purchases/1", "/v1/usage")]
+
+    assert [answer.status_code for answer in refused] == [503] * 3
+    assert {answer.json()["type"].rpartition("/")[2] for answer in refused} == {"idempotency-unavailable"}
+    assert [answer.status_code for answer in reads] == [200] * 6
+    assert reads[0].json() == {"balance": 5, "currency": "EUR", "entries": 1}
+    for member in others:
+        member.start()
+    cluster.wait()
+    assert (await bought(regions[1], 1)).json()["balance"] == 10

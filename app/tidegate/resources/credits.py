@@ -50,7 +50,7 @@ class Credits:
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer the balance and the number of ledger entries."""
         key = _account_key(req.context.principal)
-        found = (await self._store.read([key])).get(key)
+        found = (await self._store.read([key], or_stale=True)).get(key)
         resp.media = msgspec.to_builtins(_account(found.value if found else None))
         resp.cache_control = ("private", "no-store")
 
@@ -85,7 +85,7 @@ class PurchaseEntry:
     async def on_get(self, req: Request, resp: Response, purchase_id: str) -> None:
         """Answer the entry as it was made."""
         key = _purchase_key(req.context.principal, purchase_id)
-        found = (await self._store.read([key])).get(key)
+        found = (await self._store.read([key], or_stale=True)).get(key)
         if found is None:
             raise RecordNotFoundError("no such purchase")
         resp.data, resp.content_type = found.value, "application/json"

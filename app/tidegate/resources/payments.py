@@ -60,7 +60,7 @@ class PaymentEntry:
     async def on_get(self, req: Request, resp: Response, payment_id: str) -> None:
         """Answer the payment as it was made."""
         key = _key(req.context.principal, payment_id)
-        found = (await self._store.read([key])).get(key)
+        found = (await self._store.read([key], or_stale=True)).get(key)
         if found is None:
             raise RecordNotFoundError("no such payment")
         resp.data, resp.content_type = found.value, "application/json"

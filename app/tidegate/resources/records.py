@@ -33,7 +33,7 @@ class Records:
     async def on_get(self, req: Request, resp: Response, record_id: str) -> None:
         """Answer the record."""
         key = _key(req.context.principal, record_id)
-        found = (await self._store.read([key])).get(key)
+        found = (await self._store.read([key], or_stale=True)).get(key)
         if found is None:
             raise RecordNotFoundError("no such record")
         resp.data, resp.content_type, resp.etag = found.value, "application/json", _etag(found.value)

@@ -49,8 +49,13 @@ class Conflict:
 class ConsistentStore(Protocol):
     """Linearizable keys and values; every method raises StoreUnavailableError when the store cannot answer."""
 
-    async def read(self, keys: Sequence[str]) -> dict[str, Versioned]:
-        """The values of `keys`; an absent key is missing in the answer."""
+    async def read(self, keys: Sequence[str], *, or_stale: bool = False) -> dict[str, Versioned]:
+        """The values of `keys`; an absent key is missing in the answer.
+
+        Args:
+            keys: Names inside the store.
+            or_stale: Where no majority answers, take what a member holds, which may be old: for reads that change nothing.
+        """
 
     async def commit(self, expected: Mapping[str, int], writes: Sequence[Write]) -> Committed | Conflict:
         """Carry out all `writes` if every key of `expected` still has its version (`ABSENT`: does not exist), else none."""

@@ -3,6 +3,7 @@
 A key is kept under a prefix, so that a user of etcd needs rights to nothing else; its version is the revision that wrote it.
 """
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ Answer = TypeVar("Answer")
 PREFIX = "tidegate/1/"
 """Of every key; the `1` is the layout's version."""
 LEASE_ATTEMPTS = 3
+NO_MAJORITY_SECONDS = 1.0
+"""After a read in vain, for how long reads that may be stale do not ask for a majority."""
 NEARLY_FULL, COMPACTED = 0.8, 0.5
 """Shares of the quota: from the one on somebody should look, from the other on old revisions should have been compacted."""
 
@@ -71,13 +74,22 @@ class EtcdStore:
     def __init__(self, servers: EtcdServers, *, timeout_seconds: float) -> None:
         self._gateway = Gateway(servers, timeout_seconds=timeout_seconds)
         self._leases = Leases(self._gateway)
+        self._no_majority_until = 0.0
 
-    async def read(self, keys: Sequence[str]) -> dict[str, Versioned]:
-        """The values of `keys`, all of one instant."""
+    async def read(self, keys: Sequence[str], *, or_stale: bool = False) -> dict[str, Versioned]:
+        """The values of `keys`, all of one instant; a stale read may take the deadline of two calls."""
         if not keys:
             return {}
-        answer = await self._look("kv/txn", {"success": [_range(key) for key in keys]}, _Transaction, call=Call.READ)
-        return {key: Versioned(pair.value, pair.mod_revision) for key, pair in answer.found().items()}
+        clock = asyncio.get_running_loop().time
+        if not or_stale or clock() >= self._no_majority_until:
+            try:
+                return await self._read(keys)
+            except StoreUnavailableError:
+                if not or_stale:
+                    raise
+                # Whoever reads meanwhile need not wait for the same.
+                self._no_majority_until = clock() + NO_MAJORITY_SECONDS
+        return await self._read(keys, serializable=True)
 
     async def commit(self, expected: Mapping[str, int], writes: Sequence[Write]) -> Committed | Conflict:
         """Write all or nothing in one transaction, which is sent to one member, once."""
@@ -121,6 +133,11 @@ class EtcdStore:
         await self._leases.aclose()
         await self._gateway.aclose()
 
+    async def _read(self, keys: Sequence[str], *, serializable: bool = False) -> dict[str, Versioned]:
+        body = {"success": [_range(key, serializable=serializable) for key in keys]}
+        answer = await self._look("kv/txn", body, _Transaction, call=Call.READ)
+        return {key: Versioned(pair.value, pair.mod_revision) for key, pair in answer.found().items()}
+
     async def _check_space(self, status: _Status) -> None:
         share = status.db_size / status.db_size_quota if status.db_size_quota else 0.0
         if share >= COMPACTED and not await self._is_compacted():
@@ -145,8 +162,8 @@ def _encoded(key: str) -> bytes:
     return (PREFIX + key).encode()
 
 
-def _range(key: str, *, keys_only: bool = False) -> Mapping[str, Any]:
-    return {"request_range": {"key": _encoded(key), "keys_only": keys_only}}
+def _range(key: str, *, keys_only: bool = False, serializable: bool = False) -> Mapping[str, Any]:
+    return {"request_range": {"key": _encoded(key), "keys_only": keys_only, "serializable": serializable}}
 
 
 def _compare(key: str, version: int) -> Mapping[str, Any]:

@@ -33,8 +33,8 @@ class RedisStore:
         self._redis = redis
         self._commit = redis.register_script(resources.files(__package__).joinpath("commit.lua").read_text())
 
-    async def read(self, keys: Sequence[str]) -> dict[str, Versioned]:
-        """The values of `keys`, all of one instant."""
+    async def read(self, keys: Sequence[str], *, or_stale: bool = False) -> dict[str, Versioned]:
+        """The values of `keys`, all of one instant, and never stale: there is one server."""
         if not keys:
             return {}
         async with _translated():

@@ -25,9 +25,9 @@ class TrustedStore:
         self._own: Incarnation | None = None
         self._version: int | None = None
 
-    async def read(self, keys: Sequence[str]) -> dict[str, Versioned]:
+    async def read(self, keys: Sequence[str], *, or_stale: bool = False) -> dict[str, Versioned]:
         """The values of `keys`, whatever store it is."""
-        return await self._store.read(keys)
+        return await self._store.read(keys, or_stale=or_stale)
 
     async def commit(self, expected: Mapping[str, int], writes: Sequence[Write]) -> Committed | Conflict:
         """Carry out all `writes` or none, and none in another store.
