@@ -31,6 +31,8 @@ from tidegate.limits.inspection import RegionUsage
 from tidegate.limits.measures import Measures
 from tidegate.limits.redis import RedisLimiter
 from tidegate.limits.sharded import ShardedLimiter, limiter_of
+from tidegate.store.incarnation import Incarnation
+from tidegate.store.regional import RegionalMemory
 from tidegate.tiers.source import TierSource
 from tidegate_operator.publisher import Publisher
 
@@ -321,6 +323,14 @@ async def test_a_slot_that_is_moved_at_once_takes_its_usage_along(movable: Valke
     counted.append(await asyncio.gather(*(count(limiter, name) for name in names)))
 
     assert counted == [[number] * len(names) for number in range(1, len(counted) + 1)]
+
+
+async def test_a_region_on_a_cluster_remembers_its_store(redis: Cluster):
+    memory, mark = RegionalMemory(redis), Incarnation.new()
+
+    assert await memory.recall() is None
+    await memory.remember(mark)
+    assert await memory.recall() == mark
 
 
 # --- users ---------------------------------------------------------------------------------------------------------------

@@ -199,15 +199,3 @@ async def test_without_its_region_a_new_worker_cannot_tell_and_one_that_serves_g
     await serving.verify()
     with pytest.raises(StoreUnavailableError, match="region's Redis"):
         await TrustedStore(store, memory).commit({}, [Write("b", b"1")])
-
-
-async def test_a_cluster_remembers_too(store, cluster):
-    from tidegate.connections.connect import connect_region
-
-    redis = connect_region(cluster.url, timeout_seconds=2)
-    memory = RegionalMemory(redis)
-
-    await TrustedStore(store, memory).verify()
-
-    assert await memory.recall()
-    await redis.aclose()

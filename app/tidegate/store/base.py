@@ -24,7 +24,8 @@ class Write:
         key: Name inside the store.
         value: New value; None deletes.
         retention_seconds: The value disappears not before this long after the commit, and on etcd up to a quarter (at most an hour) and
-            a few seconds later; an election there starts its time anew. None keeps it for ever.
+            a few seconds later; an election there starts its time anew. None keeps it for ever. A few different ones
+            at most: etcd keeps a lease of each process for each.
     """
 
     key: str
