@@ -15,7 +15,7 @@ from tidegate import problems
 from tidegate.body import BodyMiddleware, whole_or_error
 from tidegate.connections.connect import RegionalRedis, connect_region
 from tidegate.idempotency.fault_points import Reached, go_on
-from tidegate.idempotency.journal import Journal
+from tidegate.idempotency.journal import LEASE_SECONDS, Journal
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
 from tidegate.idempotency.sealing import Sealer
 from tidegate.identity.key_set import KeySet
@@ -95,12 +95,13 @@ class Adapters:
         self.metrics.hide()
 
 
-def create_app(settings: Settings, *, reached: Reached = go_on) -> App:
+def create_app(settings: Settings, *, reached: Reached = go_on, lease_seconds: int = LEASE_SECONDS) -> App:
     """The ASGI application of one worker.
 
     Args:
         settings: Its settings.
         reached: Told of the fault points of mutations, for tests of what a crash leaves.
+        lease_seconds: How long the claim of a crashed worker stands, for tests that cannot wait.
 
     Raises:
         SettingsError: A secret or key file cannot be used.
@@ -109,7 +110,8 @@ def create_app(settings: Settings, *, reached: Reached = go_on) -> App:
     adapters = _open_adapters(settings)
     verifier = TokenVerifier(keys, issuer=settings.token_issuer, audience=settings.token_audience)
     identity_keys = _secrets(settings.identity_key_file, settings.other_identity_key_file)
-    journal = Journal(adapters.store, Sealer(*_secrets(settings.result_key_file, settings.other_result_key_file)))
+    sealer = Sealer(*_secrets(settings.result_key_file, settings.other_result_key_file))
+    journal = Journal(adapters.store, sealer, lease_seconds=lease_seconds)
     # Of the secrets of all regions, the one that stays when the identity key is replaced.
     stays = read_secret(settings.idempotency_key_file)
     pseudonyms = Pseudonyms(*identity_keys, shards=settings.limits_shards, shard_key=stays)

@@ -17,7 +17,7 @@ from tidegate import problems
 from tidegate.body import BodyMiddleware
 from tidegate.contract.tier import Tier
 from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
-from tidegate.idempotency.journal import TOMBSTONE_SECONDS, Journal
+from tidegate.idempotency.journal import LEASE_SECONDS, TOMBSTONE_SECONDS, Journal
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
 from tidegate.idempotency.record import Claim
 from tidegate.idempotency.sealing import Sealer
@@ -50,8 +50,10 @@ class FakeCrash(BaseException):
     """Ends a request as the end of its process would: nothing of it is cleaned up."""
 
 
-def client_of(store, provider, *, sealer: Sealer = SEALER, reached: Reached = go_on, **routes: object) -> httpx.AsyncClient:
-    router, journal = Router(), Journal(store, sealer)
+def client_of(
+    store, provider, *, sealer: Sealer = SEALER, reached: Reached = go_on, lease_seconds: int = LEASE_SECONDS, **routes: object
+) -> httpx.AsyncClient:
+    router, journal = Router(), Journal(store, sealer, lease_seconds=lease_seconds)
     app = falcon.asgi.App(
         router=router,
         middleware=[
@@ -300,12 +302,11 @@ async def test_a_late_owner_whose_effect_was_adopted_answers_with_the_adopters_r
         assert provider.taken() == [1]
 
 
-async def test_a_claim_is_renewed_while_its_handler_runs(store, provider, redis, monkeypatch):
+async def test_a_claim_is_renewed_while_its_handler_runs(store, provider, redis):
     """B1, B4: a handler may take longer than a lease."""
-    monkeypatch.setattr("tidegate.idempotency.effect.RENEW_SECONDS", 0.02)
     headers = key()
     provider.ledger.faults.append(Fault("hold"))
-    async with client_of(store, provider.adapter) as api:
+    async with client_of(store, provider.adapter, lease_seconds=1) as api:
         first = asyncio.create_task(pay(api, headers))
         while not provider.taken():
             await asyncio.sleep(0.005)
@@ -320,13 +321,16 @@ async def test_a_claim_is_renewed_while_its_handler_runs(store, provider, redis,
         assert await redis.keys("*lease/*") == []
 
 
-async def test_an_owner_that_slept_through_its_lease_begins_nothing(store, provider, monkeypatch):
+async def test_an_owner_that_slept_through_its_lease_begins_nothing(store, provider):
     """W5: a process that was stopped between its claim and its effect."""
     headers = key()
-    monkeypatch.setattr("tidegate.idempotency.effect.LEASE_SECONDS", 0)
-    async with client_of(store, provider.adapter) as asleep:
+
+    def sleep(point: FaultPoint) -> None:
+        if point is FaultPoint.CLAIMED:
+            time.sleep(1.1)  # the whole process does, not a task of it
+
+    async with client_of(store, provider.adapter, reached=sleep, lease_seconds=1) as asleep:
         answer = await pay(asleep, headers)
-    monkeypatch.undo()
 
     assert answer.status_code == 409
     assert provider.taken() == []

@@ -15,15 +15,15 @@ import structlog
 
 from tidegate.idempotency.errors import ClaimLostError, OutcomeUnknownError
 from tidegate.idempotency.fault_points import FaultPoint, Reached
-from tidegate.idempotency.journal import LEASE_SECONDS, Found, Journal
+from tidegate.idempotency.journal import Found, Journal
 from tidegate.idempotency.record import Claim
 from tidegate.store.base import Conflict
 from tidegate.store.errors import StoreUnavailableError
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-RENEW_SECONDS = LEASE_SECONDS / 5
-"""Two renewals may fail at a store that takes its whole deadline to say so, and the third is still in time."""
+RENEWALS = 5
+"""In the time of a lease: two may fail at a store that takes its whole deadline to say so, and the third is still in time."""
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ class Effect:
         taken = await self._journal.claim(self._name, claim, version=self.version)
         if isinstance(taken, Conflict):
             raise ClaimLostError("somebody else has claimed this mutation")
-        self._claim, self.version, self._held_until = claim, taken.version, asked_at + LEASE_SECONDS
+        self._claim, self.version, self._held_until = claim, taken.version, asked_at + self._journal.lease_seconds
         self._renewal = asyncio.create_task(self._renew())
         self._reached(FaultPoint.CLAIMED)
         return fencing
@@ -134,13 +134,13 @@ class Effect:
     async def _renew(self) -> None:
         while not self._is_over.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_over.wait(), RENEW_SECONDS)
+                await asyncio.wait_for(self._is_over.wait(), self._journal.lease_seconds / RENEWALS)
                 return
             asked_at = time.monotonic()
             try:
                 if isinstance(await self._journal.renew(self._name, version=self.version), Conflict):
                     return  # Lost: the commit of the result will find the same, and nothing is answered that is not so (IDEM-13).
-                self._held_until = asked_at + LEASE_SECONDS
+                self._held_until = asked_at + self._journal.lease_seconds
             except StoreUnavailableError as ex:
                 log.warning("a claim could not be renewed", effect_id=self._id, reason=str(ex))
 

@@ -51,10 +51,17 @@ def tombstone_key(name: str) -> str:
 
 
 class Journal:
-    """Results, claims and tombstones in `store`, sealed by `sealer`. Every method raises `StoreUnavailableError` without the store."""
+    """Results, claims and tombstones in `store`, sealed by `sealer`. Every method raises `StoreUnavailableError` without the store.
 
-    def __init__(self, store: ConsistentStore, sealer: Sealer) -> None:
+    Args:
+        store: Where they are.
+        sealer: Whoever has its secrets can read them.
+        lease_seconds: How long a claim outlives its last renewal.
+    """
+
+    def __init__(self, store: ConsistentStore, sealer: Sealer, *, lease_seconds: int = LEASE_SECONDS) -> None:
         self.store = store
+        self.lease_seconds = lease_seconds
         self._sealer = sealer
 
     async def look_up(self, name: str, prefetch: Sequence[str] = ()) -> Found:
@@ -95,12 +102,12 @@ class Journal:
         """Set `claim` in place of what has `version`, if nobody holds the lease (B2), and hold it."""
         key = result_key(name)
         # A claim is kept until it is resolved: one that was forgotten would be taken for none (B5).
-        writes = [Write(key, self._sealer.seal(encode(claim), key, claim.fencing)), Write(lease_key(name), b"1", LEASE_SECONDS)]
+        writes = [Write(key, self._sealer.seal(encode(claim), key, claim.fencing)), Write(lease_key(name), b"1", self.lease_seconds)]
         return await self.store.commit({key: version, lease_key(name): ABSENT}, writes)
 
     async def renew(self, name: str, *, version: int) -> Committed | Conflict:
         """Hold the lease for longer, if the claim still has `version`."""
-        return await self.store.commit({result_key(name): version}, [Write(lease_key(name), b"1", LEASE_SECONDS)])
+        return await self.store.commit({result_key(name): version}, [Write(lease_key(name), b"1", self.lease_seconds)])
 
     async def release(self, name: str, *, version: int) -> Committed | Conflict:
         """Give the lease up, if the claim still has `version`: its outcome is unknown."""
