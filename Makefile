@@ -45,6 +45,9 @@ test-exact: .venv/.dev ## Limits against exact logs of four workers, failovers, 
 test-store: .venv/.go ## The consistent store on a real etcd of three members, beside Valkey (builds etcd once with Go)
 	$(BIN)/pytest --numprocesses 2 tests/store
 
+test-chaos: .venv/.go ## Two regions whose workers and stores are killed, frozen and cut off: done once, told alike
+	$(BIN)/pytest --numprocesses 3 tests/chaos
+
 test-local: .venv/.dev ## The local run, started for real
 	$(BIN)/pytest tests/local
 
@@ -97,5 +100,5 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-exact test-store test-local test-kube check chart bench-servers bench-script bench-limits bench-http \
+.PHONY: help run demo test test-exact test-store test-chaos test-local test-kube check chart bench-servers bench-script bench-limits bench-http \
 	bench-mutations bench-store lock clean

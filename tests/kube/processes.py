@@ -86,7 +86,10 @@ class Program:
 
 
 def dying_with_parent() -> list[str]:
-    """A prefix that has the kernel kill the program when the test run is killed, where there is such a command."""
+    """A prefix that has the kernel kill the program when the test run is killed, where there is such a command.
+
+    It does so when the thread ends that started the program: the main one, then.
+    """
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 

@@ -1,0 +1,37 @@
+"""The application as it is deployed, but a test may have a worker die or fall asleep at a fault point, and set its clock wrong.
+
+gunicorn loads it (`stage.py`). `CHAOS_FAULTS` is a directory: a file there that is named as a fault point holds the name of a signal.
+`CHAOS_CLOCK_SECONDS` is how much the clock is ahead.
+"""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tidegate.application import create_app
+from tidegate.idempotency.fault_points import FaultPoint
+from tidegate.settings import Settings
+from tidegate.telemetry import configure_logging
+
+FAULTS = Path(os.environ["CHAOS_FAULTS"])
+AHEAD_SECONDS = float(os.environ.get("CHAOS_CLOCK_SECONDS", "0"))
+LEASE_SECONDS = 2
+
+
+def strike(point: FaultPoint) -> None:
+    """Send this process the signal that is waiting at `point`, once: whichever request comes first takes it."""
+    victim = FAULTS / f"victim-{os.getpid()}"
+    with suppress(FileNotFoundError):
+        (FAULTS / point).rename(victim)
+        os.kill(os.getpid(), signal.Signals[victim.read_text()])
+
+
+if AHEAD_SECONDS:
+    true_time = time.time
+    time.time = lambda: true_time() + AHEAD_SECONDS
+
+settings = Settings.from_environment(os.environ)
+configure_logging(settings.log_level)
+app = create_app(settings, reached=strike, lease_seconds=LEASE_SECONDS)
