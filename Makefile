@@ -84,6 +84,9 @@ bench-mutations: .venv/.go ## What it costs to do a mutation once, on Valkey and
 bench-script: .venv/.dev ## CPU of Redis per decision, beside a native floor
 	$(BIN)/python -m bench.script
 
+bench-loss: .venv/.dev ## The cost of a decision while Redis is lost
+	$(BIN)/python -m bench.loss
+
 bench-limits: .venv/.bench ## The cost of one decision, beside other limiters (ARGS="--rounds 1 --decisions 2000")
 	$(BIN)/python -m bench.limits $(ARGS)
 
@@ -100,5 +103,5 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-exact test-store test-chaos test-local test-kube check chart bench-servers bench-script bench-limits bench-http \
-	bench-mutations bench-store lock clean
+.PHONY: help run demo test test-exact test-store test-chaos test-local test-kube check chart bench-servers bench-script bench-limits bench-loss \
+	bench-http bench-mutations bench-store lock clean

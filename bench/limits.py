@@ -2,8 +2,8 @@
 
 Every contender is a process of its own on one core, with the contract of `bench/peers/python/runner.py`; Valkey is on the other core. In a
 round all of them run one after the other, each in a Redis that knows its identities and nothing else; their first two runs warm up. CPU
-microseconds per decision, of the client and of Redis, hardly depend on what else the machine does; decisions a second do. `ratio` is the
-median over the rounds of a contender's client CPU by ours in the same round.
+microseconds per decision, of the client and of Redis, hardly depend on what else the machine does; decisions a second do. `p50 us` is how
+long a single caller waits for a decision. `ratio` is the median over the rounds of a contender's client CPU by ours in the same round.
 
     make bench-limits ARGS="--rounds 1 --decisions 2000 --scenarios S1,S4"
 """
@@ -31,7 +31,7 @@ from tests.kube.tools import ToolBuildFailed, ToolUnavailable
 WARM_UP = 1_024
 LONGEST_SECONDS = 0.8
 """Of a run: whoever is slower decides less often."""
-COLUMNS = "{:38} {:>5} {:>24} {:>24} {:>24} {:>9} {:>5}"
+COLUMNS = "{:38} {:>5} {:>24} {:>24} {:>24} {:>8} {:>9} {:>5}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Sample:
     redis_microseconds: float
     decisions_per_second: float
     granted: float
+    p50_microseconds: float | None
 
 
 class Contender:
@@ -61,7 +62,8 @@ class Contender:
         before = cpu_microseconds(self._redis_process)
         answer = self._decide(decisions)
         redis = cpu_microseconds(self._redis_process) - before
-        return Sample(answer["cpu_us"] / decisions, redis / decisions, decisions / answer["elapsed"], answer["granted"] / decisions)
+        rate, granted = decisions / answer["elapsed"], answer["granted"] / decisions
+        return Sample(answer["cpu_us"] / decisions, redis / decisions, rate, granted, answer["p50_us"])
 
     def _decide(self, decisions: int) -> Any:
         assert self._process.stdin
@@ -153,7 +155,7 @@ class Bout:
     def report(self, samples: dict[Peer, list[Sample]]) -> list[dict[str, Any]]:
         """Print the table of this bout and give its rows."""
         print(f"\n{self.scenario.name}: {self.scenario.title}; {self.concurrency} callers")
-        print(COLUMNS.format("", "calls", "client us", "Redis us", "times ours", "per s", "pass"))
+        print(COLUMNS.format("", "calls", "client us", "Redis us", "times ours", "p50 us", "per s", "pass"))
         ours = samples[OURS]
         return [self._row(peer, ours, theirs) for peer, theirs in samples.items()]
 
@@ -161,8 +163,8 @@ class Bout:
         calls, figures = peer.calls(self.scenario), summary(theirs)
         ratios = [their.client_microseconds / our.client_microseconds for our, their in zip(ours, theirs, strict=True)]
         client, redis = (spread([getattr(sample, name) for sample in theirs]) for name in ("client_microseconds", "redis_microseconds"))
-        rate, granted = f"{figures['decisions_per_second']:,.0f}", f"{figures['granted']:.0%}"
-        print(COLUMNS.format(peer.name, calls, client, redis, spread(ratios), rate, granted))
+        rate, granted, p50 = f"{figures['decisions_per_second']:,.0f}", f"{figures['granted']:.0%}", figures["p50_us"] or ""
+        print(COLUMNS.format(peer.name, calls, client, redis, spread(ratios), p50, rate, granted))
         return {
             "scenario": self.scenario.name,
             "concurrency": self.concurrency,
@@ -183,14 +185,21 @@ def print_matrix(rows: list[dict[str, Any]]) -> None:
     print("| --- |", *("--- |" for _ in bouts))
     for peer in dict.fromkeys(row["peer"] for row in rows):
         found = [cells.get((peer, *bout)) for bout in bouts]
-        texts = [f"{cell['client_cpu_us']:.1f} / {cell['redis_cpu_us']:.1f}" if cell else "" for cell in found]
-        print(f"| {peer} |", *(f"{text} |" for text in texts))
+        print(f"| {peer} |", *(f"{_cell(figures)} |" for figures in found))
     print()
+
+
+def _cell(figures: dict[str, Any] | None) -> str:
+    if not figures:
+        return ""
+    p50 = f"; p50 {figures['p50_us']:.0f}" if figures["p50_us"] else ""
+    return f"{figures['client_cpu_us']:.1f} / {figures['redis_cpu_us']:.1f}{p50}"
 
 
 def summary(samples: list[Sample]) -> dict[str, Any]:
     """Medians, and the spread of what both ends spent."""
     client, redis = [s.client_microseconds for s in samples], [s.redis_microseconds for s in samples]
+    p50s = [s.p50_microseconds for s in samples if s.p50_microseconds is not None]
     return {
         "client_cpu_us": round(statistics.median(client), 3),
         "client_cpu_us_spread": [round(min(client), 3), round(max(client), 3)],
@@ -198,6 +207,7 @@ def summary(samples: list[Sample]) -> dict[str, Any]:
         "redis_cpu_us_spread": [round(min(redis), 3), round(max(redis), 3)],
         "decisions_per_second": round(statistics.median(s.decisions_per_second for s in samples)),
         "granted": round(statistics.median(s.granted for s in samples), 3),
+        "p50_us": round(statistics.median(p50s), 1) if p50s else None,
     }
 
 

@@ -1,6 +1,7 @@
 """The limiter against a real Valkey: its script agrees with the model, is atomic, writes only grants, and fails in time."""
 
 import asyncio
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -229,6 +230,32 @@ async def test_a_frozen_server_is_a_typed_error_in_time_for_every_caller(valkeys
     assert elapsed < 2
     assert refused_in < 0.05
     assert used <= 2 + 200
+
+
+@pytest.mark.parametrize("loss", ["kill", "freeze"])
+async def test_a_dead_redis_costs_a_request_less_than_a_millisecond(valkeys: Callable[..., object], loss: str):
+    """Once the circuit is open, what is decided without Redis included. The median and the processor's time, for machines are busy."""
+    server, held, waits = valkeys(), tier(*((f"w{n}", 1_000_000, f"{n}h") for n in range(1, 4))), []
+    async with server.client(timeout=0.25) as redis:
+        limiter = RedisLimiter(redis, deadline_seconds=0.05)
+        step = LimitsMiddleware(limiter, LocalLimiter(lambda: 1), replay_tier(600))
+        await limiter.decide(("t",), held, ONE)
+        getattr(server, loss)()
+        with pytest.raises(LimitStoreUnavailableError):
+            await limiter.decide(("t",), held, ONE)
+
+        spent = time.process_time()
+        for number in range(1_000):
+            context = SimpleNamespace(tids=(str(number),), tier=held, body=b"")
+            started = time.monotonic()
+            await step.process_resource(
+                SimpleNamespace(method="GET", uri_template="/", context=context), SimpleNamespace(complete=False), object(), {}
+            )
+            waits.append(time.monotonic() - started)
+        spent = time.process_time() - spent
+
+    assert statistics.median(waits) < 0.001
+    assert spent / 1_000 < 0.001
 
 
 @pytest.mark.parametrize(

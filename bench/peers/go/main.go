@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,13 +115,21 @@ func cpuMicroseconds() int64 {
 func run(decide decide, decisions, concurrency int, names []string) map[string]any {
 	var callers sync.WaitGroup
 	var granted atomic.Int64
+	var waits []float64 // of a single caller
 	ctx, cpu, started := context.Background(), cpuMicroseconds(), time.Now()
 	for first := range concurrency {
 		callers.Go(func() {
 			mine := 0
 			for number := first; number < decisions; number += concurrency {
+				var askedAt time.Time
+				if concurrency == 1 {
+					askedAt = time.Now()
+				}
 				if decide(ctx, names[number%len(names)]) {
 					mine++
+				}
+				if concurrency == 1 {
+					waits = append(waits, float64(time.Since(askedAt).Nanoseconds())/1000)
 				}
 			}
 			granted.Add(int64(mine))
@@ -128,7 +137,17 @@ func run(decide decide, decisions, concurrency int, names []string) map[string]a
 	}
 	callers.Wait()
 	elapsed := time.Since(started).Seconds()
-	return map[string]any{"decisions": decisions, "granted": granted.Load(), "elapsed": elapsed, "cpu_us": cpuMicroseconds() - cpu}
+	spent := cpuMicroseconds() - cpu
+	return map[string]any{"decisions": decisions, "granted": granted.Load(), "elapsed": elapsed, "cpu_us": spent, "p50_us": median(waits)}
+}
+
+// median is nil of nothing.
+func median(waits []float64) any {
+	if len(waits) == 0 {
+		return nil
+	}
+	slices.Sort(waits)
+	return waits[len(waits)/2]
 }
 
 func main() {

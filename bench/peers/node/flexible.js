@@ -45,11 +45,23 @@ async function run(decisions, prefix) {
     for (let number = first; number < decisions; number += concurrency) granted += await decide(names[number % identities]);
     return granted;
   }
+  const waits = [];
+  async function callAlone() {
+    let granted = 0;
+    for (let number = 0; number < decisions; number += 1) {
+      const askedAt = process.hrtime.bigint();
+      granted += await decide(names[number % identities]);
+      waits.push(Number(process.hrtime.bigint() - askedAt) / 1000);
+    }
+    return granted;
+  }
   const cpu = cpuMicroseconds();
   const started = process.hrtime.bigint();
-  const granted = await Promise.all(Array.from({ length: concurrency }, (_, first) => call(first)));
+  const granted = await Promise.all(concurrency === 1 ? [callAlone()] : Array.from({ length: concurrency }, (_, first) => call(first)));
   const elapsed = Number(process.hrtime.bigint() - started) / 1e9;
-  return { decisions, granted: granted.reduce((sum, some) => sum + some), elapsed, cpu_us: cpuMicroseconds() - cpu };
+  const spent = cpuMicroseconds() - cpu;
+  const p50 = waits.sort((one, other) => one - other)[Math.floor(waits.length / 2)] ?? null;
+  return { decisions, granted: granted.reduce((sum, some) => sum + some), elapsed, cpu_us: spent, p50_us: p50 };
 }
 
 async function main() {
