@@ -6,7 +6,7 @@ Equal requests of one identity that follow one another are one run, which the sc
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from tidegate.limits.decision import Amounts
@@ -39,15 +39,15 @@ class Run(Generic[C]):
         tids: Pseudonyms of the identity: the one to be counted under, and any other that its vector may still be under.
         policy: Of its tier.
         amounts: What each request weighs.
-        since: When the first of them came.
         callers: One for each request.
+        since: When the first of them came.
     """
 
     tids: tuple[str, ...]
     policy: Policy
     amounts: Amounts
+    callers: list[C]
     since: float = 0.0
-    callers: list[C] = field(default_factory=list)
 
     def take_in(self, policy: Policy, amounts: Amounts) -> bool:
         """Take a request of `amounts` under `policy` in, if it is like the others; charges after the fact add up."""
@@ -60,13 +60,11 @@ class Run(Generic[C]):
 
     def drop_cancelled(self) -> bool:
         """Forget who no longer waits; whether somebody is left. A charge after the fact is due though nobody waits for it."""
-        if self.amounts.response_bytes is not None:
-            return True
         for caller in self.callers:
-            if caller.cancelled():
+            if caller.cancelled() and self.amounts.response_bytes is None:
                 self.callers = [caller for caller in self.callers if not caller.cancelled()]
-                break
-        return bool(self.callers)
+                return bool(self.callers)
+        return True
 
 
 class GroupCommit(Generic[C]):
@@ -83,7 +81,7 @@ class GroupCommit(Generic[C]):
         if run is not None and run.take_in(policy, amounts):
             run.callers.append(caller)
             return
-        run = self._newest[tids[0]] = Run(tids, policy, amounts, now, [caller])
+        run = self._newest[tids[0]] = Run(tids, policy, amounts, [caller], now)
         self._waiting.append(run)
 
     def take(self) -> list[Run[C]]:

@@ -22,7 +22,7 @@ from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.group_commit import GroupCommit, Run
 from tidegate.limits.measures import Measures
 from tidegate.limits.policy import Policy, policy_of
-from tidegate.limits.wire import Answer, answers, arguments, key_names
+from tidegate.limits.wire import Answer, Grant, answers, arguments, key_names
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -57,7 +57,7 @@ class RedisLimiter:
         self._denials = denials or DenialMemory()
         self._shard = shard
         self._circuit = Circuit()
-        self._is_flush_due = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._turn_began = 0.0
         self._measures = measures or Measures()
         self._has_seen_unknown = False
@@ -87,16 +87,20 @@ class RedisLimiter:
     def _submit(self, tids: Tids, policy: Policy, amounts: Amounts) -> Caller:
         if not self._circuit.allows():
             raise LimitStoreUnavailableError("the region's Redis is lost")
-        loop = asyncio.get_running_loop()
-        if not self._is_flush_due:
-            self._is_flush_due, self._turn_began = True, time.monotonic()
-            loop.call_soon(self._flush)
+        loop = self._loop or self._begin_turn()
         caller: Caller = loop.create_future()
         self._commit.add(tids, policy, amounts, caller, now=self._turn_began)
         return caller
 
+    def _begin_turn(self) -> asyncio.AbstractEventLoop:
+        # Once for all who ask in this turn: to ask for the loop that runs is a system call.
+        loop = self._loop = asyncio.get_running_loop()
+        self._turn_began = time.monotonic()
+        loop.call_soon(self._flush)
+        return loop
+
     def _flush(self) -> None:
-        self._is_flush_due = False
+        self._loop = None
         while batch := self._commit.take():
             asked_at = time.monotonic()
             try:
@@ -132,16 +136,19 @@ class RedisLimiter:
             log.exception("a batch ended unexpectedly")
             self._lose(flight, "unexpected error")
 
-    def _land(self, flight: "_Flight", found: Sequence[Decision | Answer | None]) -> None:
+    def _land(self, flight: "_Flight", found: Sequence[Grant | Answer | None]) -> None:
+        undecided: list[Run[Caller]] = []
         for run, answer in zip(flight.runs, found, strict=True):
-            if isinstance(answer, Decision):
+            if isinstance(answer, Grant):
                 for caller in run.callers:
                     if not caller.done():
                         caller.set_result(answer)
-            elif answer is not None:
+            elif answer is None:
+                undecided.append(run)
+            else:
                 self._settle(run, answer, flight.asked_at)
         flight.is_over = True
-        self._commit.put_back([run for run, answer in zip(flight.runs, found, strict=True) if answer is None])
+        self._commit.put_back(undecided)
         self._commit.land()
         self._circuit.close()
         self._measures.round_trip_seconds.observe(time.monotonic() - flight.asked_at)
