@@ -88,8 +88,11 @@ class GroupCommit(Generic[C]):
         """The next batch; empty when nobody waits or enough are under way. Each one taken ends with `land`."""
         batch: list[Run[C]] = []
         microseconds = BATCH_MICROSECONDS if self._in_flight < BATCHES_IN_FLIGHT else 0
-        while self._waiting and microseconds > 0:
-            run = self._pop()
+        waiting, newest = self._waiting, self._newest
+        while waiting and microseconds > 0:
+            run = waiting.popleft()  # and the rest of `_pop`: a call for each run would show
+            if newest.get(run.tids[0]) is run:
+                del newest[run.tids[0]]
             if run.drop_cancelled():
                 batch.append(run)
                 microseconds -= RUN_MICROSECONDS + WINDOW_MICROSECONDS * run.policy.size

@@ -68,10 +68,13 @@ def arguments(batch: Sequence[Run[Any]]) -> list[bytes]:
     places: dict[Policy, int] = {}
     packed: dict[tuple[Policy, Amounts, int], bytes] = {}
     runs: list[bytes] = []
+    last: tuple[Policy, Amounts, int] | None = None
     for run in batch:
-        # Most runs of a batch are alike: one request of one tier, at the usual cost.
+        # Most runs of a batch are alike, many one after the other: one request of one tier, at the usual cost.
         alike = run.policy, run.amounts, len(run.callers)
-        runs.append(packed.get(alike) or packed.setdefault(alike, _pack(*alike, places)))
+        if alike != last:
+            text, last = packed.get(alike) or packed.setdefault(alike, _pack(*alike, places)), alike
+        runs.append(text)
     return [*(policy.packed for policy in places), b"".join(runs)]
 
 
