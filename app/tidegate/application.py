@@ -28,7 +28,7 @@ from tidegate.limits.middleware import LimitsMiddleware, replay_tier
 from tidegate.limits.redis import RedisLimiter
 from tidegate.limits.sharded import ShardedLimiter, limiter_of
 from tidegate.metrics import PlatformMetrics
-from tidegate.payments.http import HttpPaymentProvider
+from tidegate.payments.provider import PaymentProvider
 from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
 from tidegate.resources.health import Live, Ready
 from tidegate.resources.payments import PaymentEntry, Payments
@@ -73,7 +73,7 @@ class Adapters:
     limiter: RedisLimiter | ShardedLimiter
     store: ConsistentStore
     store_health: StoreHealth
-    payments: HttpPaymentProvider | None
+    payments: PaymentProvider | None
     regional: RegionalRedis
     metrics: PlatformMetrics
 
@@ -165,6 +165,12 @@ def _secrets(file: Path, other_file: str) -> list[bytes]:
     return [read_secret(file), *([read_secret(Path(other_file))] if other_file else [])]
 
 
+def _open_payments(settings: Settings) -> PaymentProvider:
+    from tidegate.payments.http import HttpPaymentProvider  # here: aiohttp is 8 MB of a worker, and most take no payments
+
+    return HttpPaymentProvider(settings.payments_url, timeout_seconds=settings.payments_timeout_seconds)
+
+
 def _open_adapters(settings: Settings) -> Adapters:
     regional = connect_region(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     measures = Measures()
@@ -181,7 +187,5 @@ def _open_adapters(settings: Settings) -> Adapters:
         last_good=last_good,
         decides=lambda: measures.decides(time.monotonic()),
     )
-    payments = (
-        HttpPaymentProvider(settings.payments_url, timeout_seconds=settings.payments_timeout_seconds) if settings.payments_url else None
-    )
+    payments = _open_payments(settings) if settings.payments_url else None
     return Adapters(tiers, measures, limiter, store, StoreHealth(store), payments, regional, PlatformMetrics(measures, tiers))

@@ -18,7 +18,7 @@ class PaymentProvider(Protocol):
 
     `find` is authoritative, and a provider refuses a `charge` whose `fencing` is lower than one that it was asked with before for the same
     `effect_id`, or else it answers a repeated `effect_id` with its first charge. Most do the second, by an idempotency key of their own.
-    Both methods raise `ProviderUnavailableError` when the outcome is unknown.
+    `charge` and `find` raise `ProviderUnavailableError` when the outcome is unknown.
     """
 
     async def charge(self, amount: int, currency: str, *, effect_id: str, fencing: int) -> Charge:
@@ -30,3 +30,6 @@ class PaymentProvider(Protocol):
 
     async def find(self, *, effect_id: str, fencing: int) -> Charge | None:
         """The charge with this `effect_id`; None if there is none, and none with a lower `fencing` will be."""
+
+    async def close(self) -> None:
+        """Release the connections."""
