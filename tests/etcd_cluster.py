@@ -3,6 +3,7 @@
 import base64
 import json
 import signal
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -18,9 +19,10 @@ SETTLING_SECONDS = 30.0
 class Member:
     """One member; `port` is where clients come."""
 
-    def __init__(self, program: Program, port: int) -> None:
+    def __init__(self, program: Program, port: int, context: ssl.SSLContext | None) -> None:
         self.program = program
         self.port = port
+        self._context = context
 
     def start(self) -> None:
         self.program.start()
@@ -34,11 +36,12 @@ class Member:
     def thaw(self) -> None:
         self.program.send(signal.SIGCONT)
 
-    def call(self, path: str, body: dict[str, Any] | None = None, *, token: str = "", scheme: str = "http") -> dict[str, Any]:
+    def call(self, path: str, body: dict[str, Any] | None = None, *, token: str = "") -> dict[str, Any]:
         """What its JSON gateway answers; HTTPError if it refuses."""
         headers = {"Authorization": token} if token else {}
+        scheme = "https" if self._context else "http"
         request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.port}/v3/{path}", json.dumps(body or {}).encode(), headers)
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=5, context=self._context) as answer:
             found: dict[str, Any] = json.loads(answer.read())
             return found
 
@@ -53,13 +56,16 @@ class Member:
 
 
 class EtcdCluster:
-    """Members with their files in `folder`; they do not wait for their disks, as no machine is lost here."""
+    """Members with their files in `folder`; they do not wait for their disks, as no machine is lost here.
 
-    def __init__(self, binary: Path, folder: Path, *options: str, members: int = 3) -> None:
+    With a `context` clients come over TLS, and the `options` must say how.
+    """
+
+    def __init__(self, binary: Path, folder: Path, *options: str, members: int = 3, context: ssl.SSLContext | None = None) -> None:
         folder.mkdir(exist_ok=True)
         peers = [f"http://127.0.0.1:{free_port()}" for _ in range(members)]
         initial = ",".join(f"m{place}={url}" for place, url in enumerate(peers))
-        self.members = [_member(binary, folder, place, peers[place], initial, options) for place in range(members)]
+        self.members = [_member(binary, folder, place, peers[place], initial, options, context) for place in range(members)]
 
     @property
     def url(self) -> str:
@@ -105,13 +111,15 @@ class EtcdCluster:
         self.members[0].call("kv/deleterange", {"key": everything, "range_end": everything})
 
 
-def _member(binary: Path, folder: Path, place: int, peer_url: str, initial: str, options: Sequence[str]) -> Member:
+def _member(
+    binary: Path, folder: Path, place: int, peer_url: str, initial: str, options: Sequence[str], context: ssl.SSLContext | None
+) -> Member:
     port = free_port()
-    client_url = f"http://127.0.0.1:{port}"
+    client_url = f"{'https' if context else 'http'}://127.0.0.1:{port}"
     flags = [
         *("--name", f"m{place}", "--data-dir", str(folder / f"m{place}"), "--log-level", "warn", "--unsafe-no-fsync"),
         *("--listen-client-urls", client_url, "--advertise-client-urls", client_url),
         *("--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url, "--initial-cluster", initial),
         *options,
     ]
-    return Member(Program([str(binary), *flags], folder / f"m{place}.log"), port)
+    return Member(Program([str(binary), *flags], folder / f"m{place}.log"), port, context)

@@ -160,12 +160,12 @@ class Sentinels:
 
 
 class Certificates:
-    """A certificate of 127.0.0.1 and the authority that signed it, as files."""
+    """A certificate of 127.0.0.1 and the authority that signed it, as files; that of the certificate holds its key, too."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
         self.authority = directory / "ca.pem"
-        self._certificate = directory / "server.pem"
+        self.certificate = directory / "server.pem"
         key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
         own = ec.generate_private_key(ec.SECP256R1())
         authority = _signed(name, name, key.public_key(), key, [x509.BasicConstraints(ca=True, path_length=0)])
@@ -174,11 +174,11 @@ class Certificates:
         certificate = _signed(subject, name, own.public_key(), key, [names])
         self.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
         secret = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        self._certificate.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
+        self.certificate.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
 
     def context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self._certificate)
+        context.load_cert_chain(self.certificate)
         return context
 
 

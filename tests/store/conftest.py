@@ -1,6 +1,7 @@
 """A store of each kind, empty; those on etcd skip without Go, and where CI is set a skip is a failure."""
 
 import shutil
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -57,8 +58,8 @@ def etcds(etcd_binary: Path, tmp_path: Path) -> Iterator[Callable[..., EtcdClust
     """Makes running clusters whose members the test may kill and freeze; options go to the command line of each."""
     made: list[EtcdCluster] = []
 
-    def make(*options: str, members: int = 3) -> EtcdCluster:
-        cluster = EtcdCluster(etcd_binary, tmp_path / f"etcd-{len(made)}", *options, members=members)
+    def make(*options: str, members: int = 3, context: ssl.SSLContext | None = None) -> EtcdCluster:
+        cluster = EtcdCluster(etcd_binary, tmp_path / f"etcd-{len(made)}", *options, members=members, context=context)
         made.append(cluster)
         return cluster.__enter__()
 

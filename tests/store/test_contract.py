@@ -2,8 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Write
 
@@ -164,3 +169,61 @@ async def test_an_empty_commit_succeeds_or_conflicts(store):
 
     assert isinstance(await store.commit({"a": version}, []), Committed)
     assert await store.commit({"a": ABSENT}, []) == Conflict(("a",))
+
+
+KEYS = ("a", "b", "c")
+histories = count()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A commit: by key what it expects (the version as it is, none, or that of how many commits ago) and writes."""
+
+    expects: Mapping[str, str | int]
+    writes: Mapping[str, bytes | None]
+
+
+steps = st.lists(
+    st.builds(
+        Step,
+        expects=st.dictionaries(st.sampled_from(KEYS), st.sampled_from(["current", "absent"]) | st.integers(1, 3)),
+        writes=st.dictionaries(st.sampled_from(KEYS), st.none() | st.binary(max_size=8)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=steps)
+async def test_a_store_does_what_a_dictionary_with_versions_does(store, history: list[Step]):
+    """Whatever was committed before: the same conflicts, in the order of what was expected, and the same values."""
+    prefix = f"history-{next(histories)}/"
+    model: dict[str, tuple[bytes, int]] = {}
+    versions = [0]
+    for step in history:
+        given_versions = {key: version_for(what, model.get(key), versions) for key, what in step.expects.items()}
+        changed = tuple(key for key, version in given_versions.items() if version != model.get(key, (b"", ABSENT))[1])
+
+        result = await store.commit(
+            {prefix + key: version for key, version in given_versions.items()},
+            [Write(prefix + key, value) for key, value in step.writes.items()],
+        )
+
+        if changed:
+            assert result == Conflict(tuple(prefix + key for key in changed))
+        else:
+            assert isinstance(result, Committed)
+            assert result.version >= versions[-1]
+            versions.append(result.version)
+            for key, value in step.writes.items():
+                model.pop(key, None)
+                if value is not None:
+                    model[key] = (value, result.version)
+        found = await store.read([prefix + key for key in KEYS])
+        assert {key.removeprefix(prefix): (item.value, item.version) for key, item in found.items()} == model
+
+
+def version_for(what: str | int, current: tuple[bytes, int] | None, versions: list[int]) -> int:
+    if what == "current":
+        return current[1] if current else ABSENT
+    return ABSENT if what == "absent" else versions[-min(int(what), len(versions))]

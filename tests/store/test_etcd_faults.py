@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -441,3 +442,16 @@ async def test_over_tls_only_the_right_authority_is_believed(etcd, open_store, t
             with pytest.raises(StoreUnavailableError, match="ClientConnectorCertificateError"):
                 await open_store(wrong).commit({}, [Write("b", b"1")])
         assert await value_of(open_store(etcd.url), "b") is None
+
+
+async def test_where_etcd_wants_a_certificate_of_its_clients_it_gets_the_one_of_the_url(etcds, open_store, tmp_path):
+    own = Certificates(tmp_path / "own")
+    context = ssl.create_default_context(cafile=own.authority)
+    context.load_cert_chain(own.certificate)
+    flags = ("--client-cert-auth", "--trusted-ca-file", str(own.authority))
+    cluster = etcds("--cert-file", str(own.certificate), "--key-file", str(own.certificate), *flags, members=1, context=context)
+    url = f"etcds://127.0.0.1:{cluster.members[0].port}/?ca={own.authority}"
+
+    assert isinstance(await open_store(f"{url}&cert={own.certificate}&key={own.certificate}").commit(*COMMIT), Committed)
+    with pytest.raises(StoreUnavailableError):
+        await open_store(url).read(["a"])
