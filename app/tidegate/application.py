@@ -31,6 +31,7 @@ from tidegate.metrics import PlatformMetrics
 from tidegate.payments.provider import PaymentProvider
 from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
 from tidegate.resources.health import Live, Ready
+from tidegate.resources.openapi import OpenApi
 from tidegate.resources.payments import PaymentEntry, Payments
 from tidegate.resources.records import Records
 from tidegate.resources.tiers import Tiers
@@ -150,6 +151,7 @@ def _add_routes(app: App, adapters: Adapters, keys: KeySet) -> None:
     )
     app.add_route("/livez", Live())
     app.add_route("/readyz", ready)
+    app.add_route("/openapi.yaml", OpenApi())
     app.add_route("/v1/usage", Usage(limiter))
     app.add_route("/v1/tiers/{name}", Tiers())
     app.add_route("/v1/credits", Credits(store))

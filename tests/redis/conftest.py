@@ -1,17 +1,29 @@
-"""What an API worker needs besides servers: keys of a local run, tokens signed with them, and its settings. And a slow network."""
+"""What an API worker needs besides servers: keys of a local run, tokens signed with them, and its settings. A gunicorn worker itself.
+
+And a slow network."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from tests.conftest import Valkey
 
+from tidegate.contract import keys
+from tidegate.contract.codec import TierDocument, encode_tier
+from tidegate.contract.tier import Tier
 from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
+
+Start = Callable[..., subprocess.Popen[bytes]]
 
 
 class Issuer:
@@ -72,3 +84,51 @@ async def slowly(valkey: Valkey) -> AsyncIterator[Callable[..., object]]:
             )
 
         yield client
+
+
+@pytest.fixture
+def start(port: int, valkey: Valkey, tmp_path: Path, issuer: Issuer) -> Iterator[Start]:
+    """`start(app, **settings)`: a gunicorn on `port`, whose output is in `tmp_path / "log"`."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(app: str = "tidegate.asgi:app", **settings: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | issuer.environment
+        environment |= {"TIDEGATE_REGION": "dublin", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkey.url}
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            "python:tidegate.server.gunicorn_config",
+            app,
+            "--bind",
+            f"127.0.0.1:{port}",
+        ]
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, env=environment | settings, stdout=log, stderr=log)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+async def publish_pro(redis: Redis) -> None:
+    spec = {"windows": [{"name": "hour", "limit": 10**6, "period": "1h"}]}
+    await redis.hset(keys.TIERS, "pro", encode_tier(TierDocument(Tier.from_spec("pro", spec), uid="u", generation=1)))
+    await redis.set(keys.REVISION, 1)
+
+
+def wait_for(url: str, status: int, seconds: float = 30.0) -> httpx.Response:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            answer = httpx.get(url)
+            if answer.status_code == status:
+                return answer
+        except httpx.TransportError:
+            answer = None
+        assert time.monotonic() < deadline, f"{url} did not answer {status}, but {answer}"
+        time.sleep(0.02)

@@ -214,6 +214,21 @@ async def test_readiness_names_what_is_missing_and_liveness_asks_nobody(api: htt
     assert ready.json() == {"status": "ok", "failed": []}
 
 
+async def test_the_document_is_served_to_everybody_and_not_again_to_whoever_has_it(api: httpx.AsyncClient) -> None:
+    text = (ROOT / "app/tidegate/resources/openapi.yaml").read_bytes()
+    first, headed = await api.get("/openapi.yaml"), await api.head("/openapi.yaml")
+    etag = first.headers["ETag"]
+
+    fields = [etag, f"W/{etag}", f'"x", {etag}', "*", '"x"']
+    answers = [await api.get("/openapi.yaml", headers={"If-None-Match": field}) for field in fields]
+
+    assert (first.status_code, first.content, first.headers["Content-Type"]) == (200, text, "application/yaml")
+    assert first.headers["Cache-Control"] == "public, max-age=300"
+    assert (headed.content, headed.headers["Content-Length"]) == (b"", str(len(text)))
+    assert [(answer.status_code, len(answer.content)) for answer in answers] == [(304, 0)] * 4 + [(200, len(text))]
+    assert {answer.headers["ETag"] for answer in answers} == {etag}
+
+
 async def test_sinks_and_static_routes_are_refused(api: httpx.AsyncClient) -> None:
     """TOK-1: no middleware of a resource would run for them."""
     app = api._transport.app

@@ -5,10 +5,8 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,60 +15,12 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 from tests.conftest import free_port
+from tests.redis.conftest import Start, publish_pro, wait_for
 
 from tidegate.contract import keys
-from tidegate.contract.codec import TierDocument, decode_heartbeat, encode_tier
-from tidegate.contract.tier import Tier
+from tidegate.contract.codec import decode_heartbeat
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def start(port: int, valkey: Any, tmp_path: Path, issuer: Any) -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(app: str = "tidegate.asgi:app", **settings: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | issuer.environment
-        environment |= {"TIDEGATE_REGION": "dublin", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkey.url}
-        command = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "-c",
-            "python:tidegate.server.gunicorn_config",
-            app,
-            "--bind",
-            f"127.0.0.1:{port}",
-        ]
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(command, env=environment | settings, stdout=log, stderr=log)
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-async def publish_pro(redis: Redis) -> None:
-    spec = {"windows": [{"name": "hour", "limit": 10**6, "period": "1h"}]}
-    await redis.hset(keys.TIERS, "pro", encode_tier(TierDocument(Tier.from_spec("pro", spec), uid="u", generation=1)))
-    await redis.set(keys.REVISION, 1)
-
-
-def wait_for(url: str, status: int, seconds: float = 30.0) -> httpx.Response:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            answer = httpx.get(url)
-            if answer.status_code == status:
-                return answer
-        except httpx.TransportError:
-            answer = None
-        assert time.monotonic() < deadline, f"{url} did not answer {status}, but {answer}"
-        time.sleep(0.02)
 
 
 def wait_until_nobody_listens(port: int, seconds: float = 30.0) -> None:
