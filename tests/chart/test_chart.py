@@ -3,62 +3,17 @@
 import base64
 import json
 import re
-import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
-from tests.kube.tools import ToolUnavailable, tool
+from tests.chart.rendering import CHART, ROOT, Helm, Json, find, pods, render, templates
 
 from tidegate.settings import PREFIX, Settings
 from tidegate_operator.settings import PREFIX as OPERATOR_PREFIX
 from tidegate_operator.settings import Settings as OperatorSettings
-
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts/tidegate"
-Helm = Callable[..., subprocess.CompletedProcess[str]]
-Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def helm() -> Helm:
-    try:
-        binary = str(tool("helm"))
-    except ToolUnavailable as ex:
-        pytest.skip(str(ex))
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=60)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def rendered(helm: Helm) -> list[Json]:
-    return render(helm)
-
-
-def render(helm: Helm, *arguments: str) -> list[Json]:
-    result = helm("template", "tidegate", str(CHART), "--namespace", "apis", *arguments)
-    assert result.returncode == 0, result.stderr
-    return [document for document in yaml.safe_load_all(result.stdout) if document]
-
-
-def templates(documents: list[Json]) -> Iterator[Json]:
-    for document in documents:
-        if document["kind"] in ("Deployment", "StatefulSet"):
-            yield document["spec"]["template"]
-
-
-def pods(documents: list[Json]) -> Iterator[Json]:
-    return (template["spec"] for template in templates(documents))
-
-
-def find(documents: list[Json], kind: str, name: str) -> Json:
-    return next(document for document in documents if (document["kind"], document["metadata"]["name"]) == (kind, name))
 
 
 def test_the_chart_lints_strictly(helm: Helm) -> None:

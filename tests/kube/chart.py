@@ -38,6 +38,12 @@ class Helm:
         """Upgrade the release, with the values of the options alone."""
         self._run("upgrade", RELEASE, str(CHART), *options)
 
+    def refusal(self, *options: str) -> str:
+        """What Helm says to an upgrade that it refuses."""
+        done = self._start("upgrade", RELEASE, str(CHART), *options)
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+
     def uninstall(self, *options: str) -> None:
         """Remove the release."""
         self._run("uninstall", RELEASE, *options)
@@ -48,7 +54,12 @@ class Helm:
         return [manifest for manifest in rendered if manifest and manifest["kind"] in kinds]
 
     def _run(self, *arguments: str) -> str:
-        done = subprocess.run(
+        done = self._start(*arguments)
+        assert done.returncode == 0, f"helm {arguments[0]}: {done.stderr}"
+        return done.stdout
+
+    def _start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [str(self.program), "--namespace", self.namespace, *arguments],
             capture_output=True,
             text=True,
@@ -56,5 +67,12 @@ class Helm:
             env=self.environment,
             check=False,
         )
-        assert done.returncode == 0, f"helm {arguments[0]}: {done.stderr}"
-        return done.stdout
+
+
+def render(program: Path, *values: str) -> list[Json]:
+    """What an installation into an empty cluster would make; no cluster is asked."""
+    settings = [part for value in values for part in ("--set", value)]
+    command = [str(program), "template", RELEASE, str(CHART), *settings]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]

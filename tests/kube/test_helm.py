@@ -51,9 +51,9 @@ def helm(own_cluster: ControlPlane, built: Callable[[str], Path], request: pytes
     kubectl_for(own_cluster, built("kubectl"))("delete", DEFINITION, "--ignore-not-found", "--timeout=50s")
 
 
-def secrets(kubectl: Kubectl, helm: Helm) -> dict[str, dict[str, str]]:
+def secrets(kubectl: Kubectl, helm: Helm, kind: str = "Opaque") -> dict[str, dict[str, str]]:
     """The Secrets of the release: name -> key -> value. Helm's own, of another type, are left out."""
-    ours = ("--namespace", helm.namespace, "--field-selector", "type=Opaque", "--output", "json")
+    ours = ("--namespace", helm.namespace, "--field-selector", f"type={kind}", "--output", "json")
     found = json.loads(kubectl("get", "secrets", *ours))["items"]
     return {secret["metadata"]["name"]: secret["data"] for secret in found}
 
@@ -248,9 +248,69 @@ def secret_names(node: Any) -> Iterator[str]:
         yield from secret_names(child)
 
 
-def test_every_pod_is_admitted_where_pod_security_is_restricted(helm: Helm, kubectl: Kubectl) -> None:
+ETCD = ("--set", "store.type=Etcd")
+
+
+def test_an_upgrade_and_a_new_installation_keep_the_certificates_of_the_store(helm: Helm, kubectl: Kubectl) -> None:
+    """Members of another authority would not find one another, nor workers them."""
+    helm.install(*ETCD)
+    before = secrets(kubectl, helm, "kubernetes.io/tls")
+
+    helm.upgrade(*ETCD, "--set", "api.replicas=3")
+    upgraded = secrets(kubectl, helm, "kubernetes.io/tls")
+    helm.uninstall()
+    helm.install(*ETCD)
+
+    assert sorted(before) == ["tidegate-store-client-tls", "tidegate-store-tls"]
+    assert before == upgraded == secrets(kubectl, helm, "kubernetes.io/tls")
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted", "said"),
+    [
+        ((), ETCD, "the store of this release is of type Redis"),
+        (ETCD, ("--set", "store.type=Redis"), "the store of this release is of type Etcd"),
+        (ETCD, (*ETCD, "--set", "store.etcd.replicas=5"), "the store of this release has 3 members"),
+    ],
+)
+def test_a_store_that_would_be_found_empty_is_refused(
+    helm: Helm, kubectl: Kubectl, installed: tuple[str, ...], wanted: tuple[str, ...], said: str
+) -> None:
+    """What customers were answered is not in the other one."""
+    helm.install(*installed)
+    before = store_revision(kubectl, helm)
+
+    assert said in helm.refusal(*wanted)
+    assert store_revision(kubectl, helm) == before
+    helm.upgrade(*installed)
+
+
+def store_revision(kubectl: Kubectl, helm: Helm) -> str:
+    """A number that changes with what is asked of the store."""
+    return kubectl("get", "statefulset", "tidegate-store", "--namespace", helm.namespace, "--output", "jsonpath={.metadata.generation}")
+
+
+def test_a_member_can_be_replaced_and_the_store_be_as_before(helm: Helm, kubectl: Kubectl) -> None:
+    """The same pod again, so that the members that stayed are not restarted afterwards either."""
+    helm.install(*ETCD)
+    seen = []
+    for membership in ("Formed", "Replacing", "Formed"):
+        helm.upgrade(*ETCD, "--set", f"store.etcd.membership={membership}")
+        found = kubectl("get", "statefulset", "tidegate-store", "--namespace", helm.namespace, "--output", "json")
+        seen.append(json.loads(found)["spec"])
+
+    formed, replacing, again = seen
+    assert formed["updateStrategy"]["type"] == "RollingUpdate"
+    assert replacing["updateStrategy"] == {"type": "OnDelete"}
+    assert replacing["template"] != formed["template"]
+    assert again["template"] == formed["template"]
+    assert again["updateStrategy"]["type"] == "RollingUpdate"
+
+
+@pytest.mark.parametrize("values", [(), (*ETCD, "--set", "store.etcd.failureDomains={a,b,c}")])
+def test_every_pod_is_admitted_where_pod_security_is_restricted(helm: Helm, kubectl: Kubectl, values: tuple[str, ...]) -> None:
     """The server's own judge of pods has nothing to object to."""
-    helm.install()
+    helm.install(*values)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     strict = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"{helm.namespace}-strict", "labels": labels}}
     kubectl("apply", "--filename", "-", stdin=json.dumps(strict))

@@ -37,6 +37,46 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ .Values.redis.existingSecret | default (printf "%s-redis" (include "tidegate.fullname" .)) }}
 {{- end }}
 
+{{/* The Secret of the user that names the store, if there is one. */}}
+{{- define "tidegate.existingStoreSecret" -}}
+{{ .Values.store.existingSecret | default (eq .Values.store.type "Redis" | ternary .Values.redis.existingSecret "") }}
+{{- end }}
+
+{{/* Type of the store that is installed; empty where a Secret names another. */}}
+{{- define "tidegate.bundledStore" -}}
+{{ if not (include "tidegate.existingStoreSecret" .) }}{{ .Values.store.type }}{{ end }}
+{{- end }}
+
+{{- define "tidegate.storeName" -}}
+{{ include "tidegate.fullname" . }}-store
+{{- end }}
+
+{{- define "tidegate.membersSecret" -}}
+{{ .Values.store.etcd.tls.existingSecret | default (printf "%s-tls" (include "tidegate.storeName" .)) }}
+{{- end }}
+
+{{/* What workers need to reach the store besides its URL: a Secret that is mounted at /etc/tidegate/store, if there is one. */}}
+{{- define "tidegate.storeFilesSecret" -}}
+{{- if eq (include "tidegate.bundledStore" .) "Etcd" -}}
+{{ .Values.store.etcd.tls.existingClientSecret | default (printf "%s-client-tls" (include "tidegate.storeName" .)) }}
+{{- else -}}
+{{ .Values.store.existingSecret }}
+{{- end }}
+{{- end }}
+
+{{/* Members of etcd with a port. Call with (list $ "%s.%s:2379"): the format gets the pod and the Service. */}}
+{{- define "tidegate.members" -}}
+{{- $root := index . 0 }}{{ $format := index . 1 }}{{ $name := include "tidegate.storeName" $root }}{{ $members := list -}}
+{{- range $ordinal := until (int $root.Values.store.etcd.replicas) }}{{ $members = append $members (printf $format (printf "%s-%d" $name $ordinal) $name) }}{{ end -}}
+{{ join "," $members }}
+{{- end }}
+
+{{/* Size of store.size in bytes. */}}
+{{- define "tidegate.storeBytes" -}}
+{{- $units := dict "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{ mul (regexFind "^[0-9]+" .Values.store.size) (get $units (regexFind "[A-Z]i$" .Values.store.size)) }}
+{{- end }}
+
 {{- define "tidegate.tokensConfigMap" -}}
 {{ .Values.tokens.existingConfigMap | default (printf "%s-tokens" (include "tidegate.fullname" .)) }}
 {{- end }}
