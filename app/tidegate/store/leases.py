@@ -1,12 +1,11 @@
 """By which lease of etcd a value disappears; called by `etcd.py`.
 
 A lease for each value would cost etcd more than the value. So all values that a process writes within a while, and that are to be kept
-equally long, share one. Only spans of this process's monotonic clock count, which no wrong time of day can move (IDEM-17).
+equally long, share one. Only spans of the event loop's monotonic clock count, which no wrong time of day can move (IDEM-17).
 """
 
 import asyncio
 import math
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -26,7 +25,8 @@ MOST_VALUES = 2_000
 @dataclass(slots=True)
 class _Lease:
     name: int
-    until: float
+    last_deadline: float
+    """Of a commit that may still take it; such a one takes effect early enough for its values to be kept as long as they should."""
     values: int = 0
 
 
@@ -40,7 +40,7 @@ class Leases:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._current: dict[int, _Lease] = {}
-        self._grants: dict[int, asyncio.Task[_Lease]] = {}
+        self._grants: dict[int, asyncio.Task[None]] = {}
 
     async def take(self, retentions: Iterable[int | None], deadline: float) -> Mapping[int, int]:
         """The lease for a value of each retention in seconds that is not None.
@@ -68,25 +68,24 @@ class Leases:
         await asyncio.gather(*self._grants.values(), return_exceptions=True)
 
     async def _lease(self, retention_seconds: int, deadline: float) -> _Lease:
-        lease = self._current.get(retention_seconds)
-        if lease and time.monotonic() < lease.until and lease.values < MOST_VALUES:
-            return lease
-        if retention_seconds not in self._grants:
-            task = self._grants[retention_seconds] = begin(self._grant(retention_seconds))
-            task.add_done_callback(lambda _: self._grants.pop(retention_seconds))
-        return await shared(self._grants[retention_seconds], deadline)
+        while True:
+            lease = self._current.get(retention_seconds)
+            if lease and deadline <= lease.last_deadline and lease.values < MOST_VALUES:
+                return lease
+            grant = self._grants.get(retention_seconds)
+            if grant is None or grant.done():
+                grant = self._grants[retention_seconds] = begin(self._grant(retention_seconds))
+            # That one may have been asked for too long ago for this commit; the next one will not.
+            await shared(grant, deadline)
 
-    async def _grant(self, retention_seconds: int) -> _Lease:
+    async def _grant(self, retention_seconds: int) -> None:
         bucket_seconds = min(retention_seconds * BUCKET_SHARE, LONGEST_BUCKET_SECONDS)
         # A commit that begins as the bucket ends may take effect as its deadline does, and must be kept as long from then on.
         lifetime_seconds = math.ceil(retention_seconds + bucket_seconds + self._gateway.timeout_seconds)
-        until = time.monotonic() + bucket_seconds
+        deadline = self._gateway.deadline()
         try:
             # One that was granted twice holds nothing and ends by itself.
-            answer = await self._gateway.call(
-                "lease/grant", {"TTL": lifetime_seconds}, _Granted, call=Call.READ, deadline=self._gateway.deadline()
-            )
+            answer = await self._gateway.call("lease/grant", {"TTL": lifetime_seconds}, _Granted, call=Call.READ, deadline=deadline)
         except EtcdRefusalError as ex:
             raise StoreUnavailableError(f"etcd grants no lease: {ex}") from None
-        lease = self._current[retention_seconds] = _Lease(answer.name, until)
-        return lease
+        self._current[retention_seconds] = _Lease(answer.name, deadline + bucket_seconds)
