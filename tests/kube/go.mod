@@ -1,4 +1,4 @@
-// The binaries of the real control plane that tests/kube starts: API server, etcd and (for people) kubectl.
+// The binaries of the real control plane that tests/kube starts: API server, scheduler, etcd and kubectl.
 // k8s.io/kubernetes requires its staging modules at v0.0.0 and replaces them by folders of its own tree, which a dependent
 // does not see: each of them must be named here at the matching version instead.
 module tidegate.dev/tests/kube
@@ -8,6 +8,7 @@ go 1.26.0
 tool (
 	go.etcd.io/etcd/server/v3
 	k8s.io/kubernetes/cmd/kube-apiserver
+	k8s.io/kubernetes/cmd/kube-scheduler
 	k8s.io/kubernetes/cmd/kubectl
 )
 

@@ -63,6 +63,7 @@ TILT = "github.com/tilt-dev/tilt"
 RECIPES = {
     "etcd": Recipe(HERE, "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
     "kube-apiserver": Recipe(HERE, "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES_STAMP),
+    "kube-scheduler": Recipe(HERE, "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", KUBERNETES_STAMP),
     "kubectl": Recipe(HERE, "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES_STAMP),
     "helm": Recipe(HERE / "helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/helm", HELM_STAMP),
     "tilt": Recipe(HERE / "tilt", TILT, f"{TILT}/cmd/tilt", TILT_STAMP, needs_c=True),
