@@ -9,7 +9,7 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from tests.chart.rendering import CHART, Helm, Json, find, pods, render
+from tests.chart.rendering import CHART, ROOT, Helm, Json, find, pods, render
 from tests.kube.tools import RECIPES
 
 ETCD = "store.type=Etcd"
@@ -223,6 +223,15 @@ def test_the_database_and_a_copy_of_it_fit_the_volume_beside_the_log(helm: Helm,
 
     assert claim["spec"]["resources"]["requests"]["storage"] == size
     assert flags(documents)["quota-backend-bytes"] == str(quota)
+
+
+def test_sizes_are_as_documented(helm: Helm) -> None:
+    rows = re.findall(r"^\| `(\d+Gi)`[a-z ]* \| ([\d.]+) ([MG])iB \|", (ROOT / "docs/store.md").read_text(), re.MULTILINE)
+
+    assert len(rows) == 3
+    for size, number, unit in rows:
+        quota = int(flags(render(helm, "--set", f"{ETCD},store.size={size}"))["quota-backend-bytes"])
+        assert quota >> {"M": 20, "G": 10}[unit] == float(number) * {"M": 1, "G": 1 << 20}[unit]
 
 
 @pytest.mark.parametrize(

@@ -106,13 +106,20 @@ class Store:
     container: Json
 
     def are_ready(self) -> bool:
-        """Whether every pod would be."""
-        return all(member.passes(self.container["readinessProbe"]) for member in self.members)
+        """Whether every pod would be, and takes calls: a member that has just joined does so a little later."""
+        return all(member.passes(self.container["readinessProbe"]) and self.is_served_by(member) for member in self.members)
+
+    def is_served_by(self, member: Member) -> bool:
+        """Whether a member answers a worker."""
+        try:
+            return bool(self.listed(member))
+        except OSError:
+            return False
 
     def listed(self, asked: Member) -> dict[str, Json]:
         """The members as one of them lists them, by name."""
         found = asked.call("cluster/member/list", {}, self.client.identity)["members"]
-        return {entry["name"]: entry for entry in found}
+        return {entry.get("name", ""): entry for entry in found}
 
     def leader(self) -> Member:
         """The member that leads."""
