@@ -12,6 +12,10 @@ from tests.kube.members import Certificates, Member, Store, named, store
 from tests.kube.processes import eventually
 from tests.kube.tiers import Json
 
+from tidegate.connections.etcd import StoreUrl
+from tidegate.store.base import ABSENT, Committed, Write
+from tidegate.store.connect import open_store
+
 ETCD = "store.type=Etcd"
 # A follower waits one to two seconds for a lost leader, and a call that came meanwhile takes its whole timeout.
 ELECTION_SECONDS = 10
@@ -93,10 +97,33 @@ def test_a_worker_cannot_pass_for_a_member(running: Store) -> None:
         assert answer.status == 200
 
 
+def url_of_workers(rendered: list[Json]) -> str:
+    """TIDEGATE_STORE_URL as a worker gets it."""
+    (container,) = named(rendered, "Deployment", "tidegate-api-frankfurt")["spec"]["template"]["spec"]["containers"]
+    return next(str(variable["value"]) for variable in container["env"] if variable["name"] == "TIDEGATE_STORE_URL")
+
+
+async def test_a_worker_commits_with_what_the_chart_gives_it(running: Store, rendered: list[Json]) -> None:
+    """The URL, with addresses of this machine in place of names, and the certificate; also once the first member is lost."""
+    url = url_of_workers(rendered).replace("/etc/tidegate/store", str(running.client.folder))
+    for member in running.members:
+        url = url.replace(f"{member.name}.tidegate-store:2379", f"127.0.0.1:{member.ports['client']}")
+    opened = open_store(StoreUrl(url), timeout_seconds=2)
+
+    await opened.check()
+    committed = await opened.commit({"credit": ABSENT}, [Write("credit", b"500")])
+    running.members[0].program.kill()
+    eventually(lambda: takes(running, running.members[1]), seconds=ELECTION_SECONDS)
+    found = await opened.read(["credit"])
+    await opened.close()
+
+    assert isinstance(committed, Committed)
+    assert found["credit"].value == b"500"
+
+
 def test_members_are_who_the_url_of_the_workers_names(running: Store, rendered: list[Json]) -> None:
     """Each host of TIDEGATE_STORE_URL is a name in the certificate."""
-    (container,) = named(rendered, "Deployment", "tidegate-api-frankfurt")["spec"]["template"]["spec"]["containers"]
-    url = next(variable["value"] for variable in container["env"] if variable["name"] == "TIDEGATE_STORE_URL")
+    url = url_of_workers(rendered)
     hosts = [address.removesuffix(":2379") for address in url.removeprefix("etcds://").split("/")[0].split(",")]
 
     assert hosts == [f"{member.name}.tidegate-store" for member in running.members]
