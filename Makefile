@@ -46,7 +46,7 @@ test-store: .venv/.go ## The consistent store on a real etcd of three members, b
 	$(BIN)/pytest --numprocesses 2 tests/store
 
 test-chaos: .venv/.go ## Two regions whose workers and stores are killed, frozen and cut off: done once, told alike
-	$(BIN)/pytest --numprocesses 3 tests/chaos
+	$(BIN)/pytest --numprocesses 3 --dist loadgroup tests/chaos
 
 test-local: .venv/.dev ## The local run, started for real
 	$(BIN)/pytest tests/local

@@ -1,7 +1,7 @@
 """The application as it is deployed, but a test may have a worker die or fall asleep at a fault point, and set its clock wrong.
 
 gunicorn loads it (`stage.py`). `CHAOS_FAULTS` is a directory: a file there that is named as a fault point holds the name of a signal.
-`CHAOS_CLOCK_SECONDS` is how much the clock is ahead.
+`CHAOS_CLOCK_SECONDS` is how much the clock is ahead, `CHAOS_LEASE_SECONDS` how long a claim stands.
 """
 
 import os
@@ -17,7 +17,6 @@ from tidegate.telemetry import configure_logging
 
 FAULTS = Path(os.environ["CHAOS_FAULTS"])
 AHEAD_SECONDS = float(os.environ.get("CHAOS_CLOCK_SECONDS", "0"))
-LEASE_SECONDS = 2
 
 
 def strike(point: FaultPoint) -> None:
@@ -34,4 +33,4 @@ if AHEAD_SECONDS:
 
 settings = Settings.from_environment(os.environ)
 configure_logging(settings.log_level)
-app = create_app(settings, reached=strike, lease_seconds=LEASE_SECONDS)
+app = create_app(settings, reached=strike, lease_seconds=int(os.environ["CHAOS_LEASE_SECONDS"]))

@@ -13,6 +13,14 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy
 STORES = ["redis", "etcd"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a stage run in one process."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            kind = next((kind for kind in STORES if kind in item.name), "")
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {kind}"))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build etcd before any test starts: a first build takes longer than a test may."""
     if not session.config.option.collectonly:

@@ -24,7 +24,7 @@ class Links:
 
     def __init__(self) -> None:
         self.cut: frozenset[int] = frozenset()
-        """Places of members that hear nobody and are heard by nobody."""
+        """Places of members that hear nobody and are heard by nobody. A connection that has lost something ends when it is cut no more."""
         self.places: dict[bytes, int] = {}
         """Of members, by what they call themselves."""
         self._loop = asyncio.new_event_loop()
@@ -45,10 +45,6 @@ class Links:
     def lead(self, port: int, target: int, place: int) -> None:
         """Have connections to `port` go on to the port `target`, where the member in `place` listens."""
         self._on_loop(self._lead(port, target, place))
-
-    def heal(self) -> None:
-        """Cut nothing any more; connections that have lost something end, as they would at last."""
-        self.cut = frozenset()
 
     def _on_loop(self, work: Coroutine[None, None, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -133,13 +129,17 @@ class DivisibleCluster(EtcdCluster):
         super().__exit__()
         self._links.__exit__()
 
-    def restore(self) -> None:
-        """Everybody is there, and the first one leads."""
-        self._links.heal()
+    def mend(self) -> None:
+        """Undo what was done to links and members, and do not wait for them."""
+        self._links.cut = frozenset()
         for member in self.members:
             member.thaw()
             if member.program.has_ended():
                 member.start()
+
+    def restore(self) -> None:
+        """Everybody is there, and the first one leads."""
+        self.mend()
         self.wait()
         eventually(self._first_leads, seconds=30)
 
@@ -153,9 +153,6 @@ class DivisibleCluster(EtcdCluster):
     def cut_off(self, member: Member) -> None:
         """Clients still reach it; its peers do not."""
         self._links.cut = frozenset({self.members.index(member)})
-
-    def heal(self) -> None:
-        self._links.heal()
 
     def replace(self, member: Member) -> None:
         """In place of a member that has ended, put an empty one, as an operator does."""

@@ -27,6 +27,8 @@ from tidegate.idempotency.fault_points import FaultPoint
 START_SECONDS = 30.0
 PURCHASES, PAYMENTS = "/v1/credits/purchases", "/v1/payments"
 TIER = Tier.from_spec("pro", {"windows": [{"name": "hour", "limit": 10**6, "period": "1h"}]})
+LEASE_SECONDS = 2
+"""How long a claim stands here: nobody waits for a real one."""
 CLIENT_SECONDS = 15.0
 """Longer than anything takes that a test waits for, shorter than a test may take."""
 
@@ -50,6 +52,9 @@ class ValkeyServer:
 
     def start(self) -> None:
         self.program.start()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
         self.program.wait_until(self._answers, seconds=START_SECONDS)
 
     def client(self) -> Redis:
@@ -69,6 +74,8 @@ class Region:
     def __init__(self, name: str, folder: Path, environment: Mapping[str, str], *, workers: int) -> None:
         self.name, self.port = name, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.ahead_seconds = float(environment.get("CHAOS_CLOCK_SECONDS", "0"))
+        """How wrong the clock of its workers is."""
         self.log = folder / f"{name}.log"
         self.limits = ValkeyServer(folder / f"{name}-valkey")
         self._faults = folder / f"{name}-faults"
@@ -80,6 +87,7 @@ class Region:
             "TIDEGATE_DECISION_TIMEOUT_SECONDS": "5",
             "TIDEGATE_DRAIN_SECONDS": "0",
             "CHAOS_FAULTS": str(self._faults),
+            "CHAOS_LEASE_SECONDS": str(LEASE_SECONDS),
         }
         command = [sys.executable, "-m", "gunicorn", "-c", "python:tidegate.server.gunicorn_config", "tests.chaos.asgi:app"]
         command += ["--bind", f"127.0.0.1:{self.port}", "--workers", str(workers)]
@@ -210,6 +218,8 @@ def stage_on(folder: Path, store_url: str, *, workers: int = 1, settings: Mappin
             **issuer.environment,
             "TIDEGATE_STORE_URL": store_url,
             "TIDEGATE_PAYMENTS_URL": provider.url,
+            # These customers ask again more often than any should.
+            "TIDEGATE_REPLAYS_PER_MINUTE": "1000000",
         }
         frankfurt, dublin = (
             running.enter_context(Region(name, folder, {**common, **(settings or {}).get(name, {})}, workers=workers))
