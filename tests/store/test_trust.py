@@ -21,7 +21,7 @@ async def memories(valkeys) -> AsyncIterator[Callable[[], RegionalMemory]]:
 
         def make() -> RegionalMemory:
             server = valkeys()
-            client = server.client(timeout=0.5)
+            client = server.client(timeout=10)
             stack.push_async_callback(client.aclose)
             memory = RegionalMemory(client)
             memory.server = server
