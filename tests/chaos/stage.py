@@ -115,8 +115,14 @@ class Region:
         self.program.wait_until(self.is_ready, seconds=START_SECONDS)
 
     def is_ready(self) -> bool:
+        return self._answers("/readyz")
+
+    def is_live(self) -> bool:
+        return self._answers("/livez")
+
+    def _answers(self, path: str) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=CLIENT_SECONDS).status_code == 200
+            return httpx.get(self.url + path, timeout=CLIENT_SECONDS).status_code == 200
         except httpx.TransportError:
             return False
 

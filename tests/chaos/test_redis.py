@@ -1,6 +1,7 @@
 """The consistent store is one Valkey, which dies, is full, or may lose what it promised to keep."""
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -99,3 +100,33 @@ def test_a_store_that_may_evict_makes_every_region_unready(stage, store):
             eventually(lambda region=region: not region.is_ready(), seconds=15)
         client.config_set("maxmemory-policy", "noeviction")
     stage.wait_until_ready()
+
+
+async def test_a_store_that_comes_back_empty_is_refused_until_the_right_one_is_back(stage, store):
+    """IDEM-19, W10: by workers that knew it and by new ones; nothing that was done is done again."""
+    before = [(customer, order, await customer.settle(order, *stage.regions)) for customer, order in orders_of_both_kinds(stage)]
+    orders = orders_of_both_kinds(stage)
+    kept = store.folder / "appendonlydir"
+
+    store.program.kill()
+    kept.rename(kept.with_name("aside"))
+    store.start()
+    answers = [await customer.send(region, order) for customer, order, _ in before for region in stage.regions]
+    here, there = stage.regions
+    there.kill()
+    there.start()
+    eventually(lambda: there.is_live() and not here.is_ready() and not there.is_ready(), seconds=30)
+    answers += [await customer.send(region, order) for customer, order in orders for region in stage.regions]
+    charged = [await customer.effects(order) for customer, order in [*(one[:2] for one in before), *orders] if order.path == PAYMENTS]
+    store.program.kill()
+    shutil.rmtree(kept)
+    kept.with_name("aside").rename(kept)
+    store.start()
+    stage.wait_until_ready()
+
+    assert {(answer.status_code, answer.json()["type"].rpartition("/")[2]) for answer in answers} == {(503, "idempotency-unavailable")}
+    assert charged == [[1], []]
+    for customer, order, told in before:
+        answer = await customer.settle(order, *stage.regions)
+        assert (answer.content, answer.headers["Idempotent-Replayed"]) == (told.content, "true")
+        assert await customer.effects(order) == [1]
