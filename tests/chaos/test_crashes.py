@@ -44,6 +44,7 @@ async def assert_settled(stage, customer, order, answer):
 @pytest.mark.parametrize("retried", ["in_the_same_region", "in_the_other_region", "after_both_regions_restarted"])
 @pytest.mark.parametrize(("path", "point"), CRASHES)
 async def test_a_crash_leaves_nothing_or_one_effect(stage, path, point, retried):
+    """W1, W3, W4, IDEM-12: what the next attempt does not find in the store it asks the provider for."""
     here, there = stage.regions
     customer = Customer(stage)
     order, before = customer.order(path), reconciled(stage)

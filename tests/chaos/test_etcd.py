@@ -62,7 +62,7 @@ async def assert_known(stage, orders):
 @pytest.mark.parametrize("loss", ["killed", "frozen", "cut_off"])
 @pytest.mark.parametrize("whose", ["leader", "follower"])
 async def test_with_one_member_lost_mutations_go_on_and_nothing_is_forgotten(stage, cluster, loss, whose):
-    """Also where it is the member that a region asks first."""
+    """W6, W7; also where it is the member that a region asks first."""
     before = await settled(stage)
     lost = cluster.members[0 if whose == "leader" else 1]
 

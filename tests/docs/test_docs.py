@@ -1,7 +1,9 @@
 """The documentation keeps up with the code."""
 
+import ast
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +39,21 @@ def test_problem_types_and_their_documentation_are_equal() -> None:
     types = {problem.type.removeprefix(BASE).removeprefix(RATE_LIMIT_BASE) for problem in [*REGISTRY.values(), INTERNAL]}
 
     assert headings == types
+
+
+def test_each_known_failure_is_named_by_a_test() -> None:
+    """Each row of docs/failures.md, but those that cannot happen here; and a test names none that has no row."""
+    rows = dict(re.findall(r"^\| ([BW]\d+\w?) \| [^|]* \| ([^|]*) \|$", (ROOT / "docs/failures.md").read_text(), re.MULTILINE))
+    named = {failure for text in docstrings_of_tests() for failure in re.findall(r"\b[BW]\d+[a-z]?\b", text)}
+
+    assert named == {failure for failure, here in rows.items() if not here.startswith("cannot happen")}
+
+
+def docstrings_of_tests() -> Iterator[str]:
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                yield ast.get_docstring(node) or ""
 
 
 def test_metrics_and_their_documentation_are_equal() -> None:

@@ -156,7 +156,7 @@ async def test_twenty_different_purchases_at_once_all_land(api):
 
 
 async def test_a_key_that_is_reused_for_another_request_is_refused(api):
-    """IDEM-6; IDEM-5: the content type belongs to the request, even one that means the same."""
+    """IDEM-6, B6; IDEM-5: the content type belongs to the request, even one that means the same."""
     headers = key()
     first = await purchase(api, headers, 100)
 
@@ -220,7 +220,7 @@ async def test_a_method_that_a_resource_lacks_is_refused_as_such(api):
 
 
 async def test_two_principals_of_a_tenant_may_use_the_same_key(api):
-    """IDEM-4."""
+    """IDEM-4, B6."""
     headers = key()
 
     answers = [await purchase(api, {**headers, "Caller": caller}) for caller in ("acme/ann", "acme/bob", "globex/ann")]
@@ -234,7 +234,7 @@ async def test_two_principals_of_a_tenant_may_use_the_same_key(api):
 
 
 async def test_a_corrected_retry_succeeds_after_every_rejection(api):
-    """PIPE-5: what was refused before the handler decided is not stored."""
+    """PIPE-5, B8: what was refused before the handler decided is not stored."""
     headers = key()
     as_json = {**headers, "Content-Type": "application/json"}
     rejections = [
@@ -572,7 +572,7 @@ class Streaming:
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 async def test_a_mutation_that_streams_its_answer_is_our_fault_and_keeps_nothing(store, method):
-    """IDEM-21: its retry could not get the same answer."""
+    """IDEM-21, B9: its retry could not get the same answer."""
     async with client_of(store, own=Streaming()) as api:
         answers = [await api.request(method, "/v1/own", headers=headers) for headers in [key()] * 2]
 

@@ -10,6 +10,7 @@ import falcon.asgi
 import httpx
 import pytest
 from aiohttp import web
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from tests.conftest import Valkey
 
@@ -27,7 +28,7 @@ from tidegate.local.payment_provider import LEDGER, Fault, Ledger, make_app
 from tidegate.payments.http import HttpPaymentProvider
 from tidegate.resources.payments import PaymentEntry, Payments
 from tidegate.routing import Router
-from tidegate.store.base import Write
+from tidegate.store.base import ABSENT, Conflict, Write
 from tidegate.store.errors import StoreUnavailableError
 from tidegate.store.redis import RedisStore
 from tidegate.telemetry import Draining, TelemetryMiddleware
@@ -141,6 +142,7 @@ async def test_a_payment_is_taken_once_and_kept(api, provider):
 
 
 async def test_two_payments_are_two_effects(api, provider):
+    """B12: alike as they are, their keys tell them apart."""
     await pay(api, key())
     await pay(api, key())
 
@@ -199,7 +201,7 @@ async def test_a_slow_provider_is_waited_for_and_a_duplicate_is_told_to_come_bac
 
 
 async def test_fifty_identical_payments_at_once_are_one(store, provider):
-    """IDEM-9, over two applications: the others get the same or are told to come back."""
+    """IDEM-9, B4a, over two applications: the others get the same or are told to come back."""
     headers = key()
     async with client_of(store, provider.adapter) as here, client_of(store, provider.adapter) as there:
         answers = await asyncio.gather(*(pay(api, headers) for api in [here, there] * 25))
@@ -337,6 +339,39 @@ async def test_an_owner_that_slept_through_its_lease_begins_nothing(store, provi
     async with client_of(store, provider.adapter) as api:
         assert (await pay(api, headers)).status_code == 201
         assert provider.taken() == [1]
+
+
+async def test_a_claim_that_vanishes_after_the_look_up_is_no_permission(api, store, provider, valkey):
+    """B4b: whatever has happened to it, the effect is not repeated on what is not known any more."""
+    headers = key()
+    provider.ledger.faults.append(Fault("fail_after_charging"))
+    await pay(api, headers)
+
+    def vanish(point: FaultPoint) -> None:
+        if point is FaultPoint.LOOKED_UP:
+            with BlockingRedis(port=valkey.port) as client:
+                client.delete(*client.keys("*result/*"))
+
+    async with client_of(store, provider.adapter, reached=vanish) as unlucky:
+        answer = await pay(unlucky, headers)
+
+    assert (answer.status_code, kind(answer)) == (409, "mutation-conflict")
+    assert provider.taken() == [1]
+
+
+async def test_whoever_lost_a_claim_neither_renews_nor_ends_the_lease_of_the_next(store, redis):
+    """B3: a lock that is freed without a look at whose it is."""
+    journal, name = Journal(store, SEALER), "n" * 64
+    first, second = (Claim(fingerprint=b"f", effect_id="e", owner=str(fencing), fencing=fencing, started_at=0.0) for fencing in (1, 2))
+    lost = await journal.claim(name, first, version=ABSENT)
+    await end_leases(redis)
+    await journal.claim(name, second, version=lost.version)
+
+    outcomes = [await journal.release(name, version=lost.version), await journal.renew(name, version=lost.version)]
+
+    assert all(isinstance(outcome, Conflict) for outcome in outcomes)
+    found = await journal.look_up(name)
+    assert (found.record, found.is_live) == (second, True)
 
 
 async def test_a_claim_never_expires_by_itself(api, provider, redis):
