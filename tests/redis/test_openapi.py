@@ -162,7 +162,7 @@ def is_written_with_a_fraction(body: object) -> bool:
     return isinstance(body, dict) and any(isinstance(member, float) and member.is_integer() for member in body.values())
 
 
-tried = settings(max_examples=10, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+tried = settings(max_examples=5, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 async def test_whatever_is_sent_is_answered_as_the_document_says(base: str, issuer: Issuer):
