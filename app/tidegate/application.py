@@ -16,6 +16,7 @@ from tidegate.body import BodyMiddleware, whole_or_error
 from tidegate.connections.connect import RegionalRedis, connect_region
 from tidegate.idempotency.fault_points import Reached, go_on
 from tidegate.idempotency.journal import LEASE_SECONDS, Journal
+from tidegate.idempotency.measures import MutationMeasures
 from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
 from tidegate.idempotency.sealing import Sealer
 from tidegate.identity.key_set import KeySet
@@ -41,6 +42,7 @@ from tidegate.settings import Settings, read_secret
 from tidegate.store.base import ConsistentStore
 from tidegate.store.connect import open_store
 from tidegate.store.health import StoreHealth
+from tidegate.store.measured import MeasuredStore
 from tidegate.store.regional import RegionalMemory
 from tidegate.store.trust import TrustedStore
 from tidegate.telemetry import TelemetryMiddleware, draining
@@ -71,6 +73,7 @@ class Adapters:
 
     tiers: TierSource
     measures: Measures
+    mutations: MutationMeasures
     limiter: RedisLimiter | ShardedLimiter
     store: ConsistentStore
     store_health: StoreHealth
@@ -126,11 +129,15 @@ def create_app(settings: Settings, *, reached: Reached = go_on, lease_seconds: i
             IdentityMiddleware(verifier, pseudonyms, adapters.tiers),
             AuthorizationMiddleware(),
             BodyMiddleware(settings.maximum_body_bytes),
-            ReplayMiddleware(journal, stays, router.mutations, bare_keys=settings.bare_idempotency_keys, reached=reached),
+            ReplayMiddleware(
+                journal, stays, router.mutations, bare_keys=settings.bare_idempotency_keys, measures=adapters.mutations, reached=reached
+            ),
             LimitsMiddleware(
                 adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers), replay_tier(settings.replays_per_minute), adapters.measures
             ),
-            TransactionMiddleware(journal, problems.render, maximum_result_bytes=settings.maximum_result_bytes, reached=reached),
+            TransactionMiddleware(
+                journal, problems.render, maximum_result_bytes=settings.maximum_result_bytes, measures=adapters.mutations, reached=reached
+            ),
         ],
     )
     problems.install(app)
@@ -175,10 +182,10 @@ def _open_payments(settings: Settings) -> PaymentProvider:
 
 def _open_adapters(settings: Settings) -> Adapters:
     regional = connect_region(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
-    measures = Measures()
+    measures, mutations = Measures(), MutationMeasures()
     limiter = limiter_of(regional, shards=settings.limits_shards, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
-    adapter = open_store(settings.store_url, timeout_seconds=settings.store_timeout_seconds)
-    store = TrustedStore(adapter, RegionalMemory(regional))
+    measured = MeasuredStore(open_store(settings.store_url, timeout_seconds=settings.store_timeout_seconds))
+    store = TrustedStore(measured, RegionalMemory(regional))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -190,4 +197,5 @@ def _open_adapters(settings: Settings) -> Adapters:
         decides=lambda: measures.decides(time.monotonic()),
     )
     payments = _open_payments(settings) if settings.payments_url else None
-    return Adapters(tiers, measures, limiter, store, StoreHealth(store), payments, regional, PlatformMetrics(measures, tiers))
+    metrics = PlatformMetrics(measures, tiers, mutations, measured)
+    return Adapters(tiers, measures, mutations, limiter, store, StoreHealth(store), payments, regional, metrics)

@@ -4,16 +4,22 @@ Whatever else is registered with prometheus_client's own registry, as by your re
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tidegate.limits.measures import OUTCOMES, Distribution, Measures
+from tidegate.distribution import Distribution
+from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
+from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
+from tidegate.limits.measures import OUTCOMES, Measures
+from tidegate.store.measured import MeasuredStore
 from tidegate.tiers.snapshot import TierSnapshot
+
+Name = TypeVar("Name", bound=str)
 
 
 class Tiers(Protocol):
@@ -33,9 +39,11 @@ class Tiers(Protocol):
 class PlatformMetrics(Collector):
     """The metrics of one worker; none is told apart by a customer."""
 
-    def __init__(self, measures: Measures, tiers: Tiers) -> None:
+    def __init__(self, measures: Measures, tiers: Tiers, mutations: MutationMeasures, store: MeasuredStore) -> None:
         self._measures = measures
         self._tiers = tiers
+        self._mutations = mutations
+        self._store = store
 
     def show(self) -> None:
         """Have them shown."""
@@ -51,6 +59,11 @@ class PlatformMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metrics now."""
+        yield from self._of_limits()
+        yield from self._of_mutations()
+        yield from self._of_store()
+
+    def _of_limits(self) -> Iterator[Metric]:
         measures, snapshot = self._measures, self._tiers.snapshot
         yield self._decisions(snapshot)
         is_lost = not measures.decides(time.monotonic())
@@ -58,8 +71,8 @@ class PlatformMetrics(Collector):
         yield CounterMetricFamily(
             "tidegate_limits_remembered_refusals", "Refusals repeated without asking Redis.", measures.remembered_refusals
         )
-        yield _histogram("tidegate_limits_batch_decisions", "Decisions in a script call.", measures.batch_decisions)
-        yield _histogram("tidegate_limits_round_trip_seconds", "From a script call to its answer.", measures.round_trip_seconds)
+        yield _histogram("tidegate_limits_batch_decisions", "Decisions in a script call.", {(): measures.batch_decisions})
+        yield _histogram("tidegate_limits_round_trip_seconds", "From a script call to its answer.", {(): measures.round_trip_seconds})
         yield GaugeMetricFamily(
             "tidegate_limits_workers", "Workers of the region, as this one shares limits with them.", self._tiers.workers
         )
@@ -75,7 +88,32 @@ class PlatformMetrics(Collector):
                 family.add_metric((tier, outcome), decisions.get((tier, outcome), 0))
         return family
 
+    def _of_mutations(self) -> Iterator[Metric]:
+        measures = self._mutations
+        yield _counter("tidegate_mutations", "Mutations by what became of them.", "outcome", measures.outcomes, MUTATION_OUTCOMES)
+        yield CounterMetricFamily(
+            "tidegate_mutations_repeated_runs", "Runs of handlers whose data had changed meanwhile.", measures.repeated_runs
+        )
+        yield _counter("tidegate_mutation_claims", "What happened to claims.", "event", measures.claims, CLAIM_EVENTS)
 
-def _histogram(name: str, text: str, distribution: Distribution) -> Metric:
-    bounds = [*(str(float(bound)) for bound in distribution.bounds), "+Inf"]
-    return HistogramMetricFamily(name, text, list(zip(bounds, accumulate(distribution.counts), strict=True)), distribution.total)
+    def _of_store(self) -> Iterator[Metric]:
+        calls = {"read": self._store.reads, "commit": self._store.commits}
+        seconds: dict[tuple[str, ...], Distribution] = {(name,): made.seconds for name, made in calls.items()}
+        unanswered = {name: made.unanswered for name, made in calls.items()}
+        yield _histogram("tidegate_store_call_seconds", "From a call of the store to its answer.", seconds, labels=("call",))
+        yield _counter("tidegate_store_unanswered_calls", "Calls that the store did not answer.", "call", unanswered, tuple(calls))
+
+
+def _counter(name: str, text: str, label: str, counts: Mapping[Name, int], names: Sequence[Name]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=(label,))
+    for each in names:
+        family.add_metric((each,), counts.get(each, 0))
+    return family
+
+
+def _histogram(name: str, text: str, distributions: Mapping[tuple[str, ...], Distribution], labels: tuple[str, ...] = ()) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, distribution in distributions.items():
+        bounds = [*(str(float(bound)) for bound in distribution.bounds), "+Inf"]
+        family.add_metric(values, list(zip(bounds, accumulate(distribution.counts), strict=True)), distribution.total)
+    return family

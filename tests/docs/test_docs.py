@@ -11,10 +11,13 @@ import pytest
 from redis.crc import key_slot
 
 from tidegate.contract.keys import sharded, usage
+from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
+from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
 from tidegate.limits.measures import OUTCOMES, Measures
 from tidegate.metrics import PlatformMetrics
 from tidegate.problems import BASE, INTERNAL, RATE_LIMIT_BASE, REGISTRY
 from tidegate.settings import PREFIX, Settings
+from tidegate.store.measured import MeasuredStore
 from tidegate_operator.settings import PREFIX as OPERATOR_PREFIX
 from tidegate_operator.settings import Settings as OperatorSettings
 
@@ -57,17 +60,23 @@ def docstrings_of_tests() -> Iterator[str]:
 
 
 def test_metrics_and_their_documentation_are_equal() -> None:
-    """By name, type and labels; and the outcomes of a decision."""
+    """By name, type and labels; and the values of labels."""
     text = (ROOT / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `(tidegate_\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE)
     tiers = SimpleNamespace(unknown_tiers=0, workers=1, snapshot=SimpleNamespace(revision=1, tiers={"free": None}))
-    families = list(PlatformMetrics(Measures(), tiers).collect())
+    families = list(PlatformMetrics(Measures(), tiers, MutationMeasures(), MeasuredStore(None)).collect())
     labels = {family.name: {label for sample in family.samples for label in sample.labels} - {"le"} for family in families}
 
     written = {name: (kind, set(re.findall(r"`(\w+)`", names))) for name, kind, names in rows}
 
     assert written == {f.name + ("_total" if f.type == "counter" else ""): (f.type, labels[f.name]) for f in families}
-    assert tuple(re.findall(r"^\| `([a-z_]+)` \| [a-z]", text.split("| outcome |")[1], re.MULTILINE)) == OUTCOMES
+    for heading, expected in [
+        ("outcome | the request", OUTCOMES),
+        ("outcome | the mutation", MUTATION_OUTCOMES),
+        ("event | the claim", CLAIM_EVENTS),
+    ]:
+        table = text.split(f"| {heading} |")[1].split("\n\n")[0]
+        assert tuple(re.findall(r"^\| `([a-z_]+)` \| [a-z]", table, re.MULTILINE)) == expected
 
 
 def test_rooms_are_not_packages() -> None:

@@ -48,8 +48,8 @@ def make_app(store, **routes) -> falcon.asgi.App:
             TelemetryMiddleware("here", Draining()),
             FakeIdentity(),
             BodyMiddleware(65_536),
-            ReplayMiddleware(journal, b"s" * 32, router.mutations),
-            TransactionMiddleware(journal, problems.render),
+            ReplayMiddleware(journal, b"s" * 32, router.mutations, measures=routes.get("measures")),
+            TransactionMiddleware(journal, problems.render, measures=routes.get("measures")),
         ],
     )
     problems.install(app)

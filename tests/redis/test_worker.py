@@ -246,11 +246,17 @@ async def test_no_customer_can_be_told_from_metrics(
     for tier in ("pro", "canary-tier"):
         token = {"Authorization": f"Bearer {issuer.mint(tier, tenant='canary-tenant', client='canary-client')}"}
         httpx.get(f"http://127.0.0.1:{port}/v1/credits?canary-query", headers=token)
+    for _ in range(2):
+        key = {"Idempotency-Key": '"canary-key-0000001"'}
+        httpx.post(f"http://127.0.0.1:{port}/v1/credits/purchases", json={"amount": 5}, headers=token | key).raise_for_status()
     shown = shown_by(first)
 
     labels = {name for series in shown if series.startswith("tidegate_") for name in re.findall(r"(\w+)=", series)}
-    assert labels == {"tier", "outcome", "le"}
-    assert (shown[GRANTED], shown["tidegate_tiers_unknown_total"]) == (2, 1)
+    assert labels == {"tier", "outcome", "event", "call", "le"}
+    assert (shown[GRANTED], shown["tidegate_tiers_unknown_total"]) == (3, 3)
+    assert [shown[f'tidegate_mutations_total{{outcome="{outcome}"}}'] for outcome in ("done", "replayed", "failed")] == [1, 1, 0]
+    assert shown['tidegate_store_call_seconds_count{call="commit"}'] > 0
+    assert shown['tidegate_store_unanswered_calls_total{call="commit"}'] == 0
     assert "canary" not in str(shown)
 
 

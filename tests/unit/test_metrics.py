@@ -1,22 +1,36 @@
 """Plain counts as Prometheus reads them."""
 
 import time
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
+import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
+from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
+from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
 from tidegate.limits.measures import OUTCOMES, Measures
 from tidegate.metrics import PlatformMetrics
+from tidegate.store.errors import StoreUnavailableError
+from tidegate.store.measured import MeasuredStore
 
 Labels = tuple[tuple[str, str], ...]
 
 
-def shown(measures: Measures, *tiers: str, revision: int = 7, unknown: int = 0) -> dict[tuple[str, Labels], float]:
+def shown(
+    measures: Measures | None = None,
+    *tiers: str,
+    revision: int = 7,
+    unknown: int = 0,
+    mutations: MutationMeasures | None = None,
+    store: MeasuredStore | None = None,
+) -> dict[tuple[str, Labels], float]:
     registry = CollectorRegistry()
     snapshot = SimpleNamespace(revision=revision, tiers=dict.fromkeys(tiers))
-    registry.register(PlatformMetrics(measures, SimpleNamespace(snapshot=snapshot, unknown_tiers=unknown, workers=4)))
+    source = SimpleNamespace(snapshot=snapshot, unknown_tiers=unknown, workers=4)
+    registry.register(PlatformMetrics(measures or Measures(), source, mutations or MutationMeasures(), store or MeasuredStore(None)))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
@@ -70,3 +84,54 @@ def test_a_loss_that_nobody_meets_again_is_an_alarm_for_a_minute():
     measures.lost[0] = 100.0
 
     assert [measures.decides(now) for now in (100.0, 159.0, 161.0)] == [False, False, True]
+
+
+def test_mutations_and_claims_are_shown_by_what_became_of_them_from_zero_on():
+    measures = MutationMeasures()
+    measures.outcomes["replayed"] += 3
+    measures.claims["lost"] += 2
+    measures.repeated_runs = 7
+
+    values = shown(mutations=measures)
+
+    outcomes = {("tidegate_mutations_total", (("outcome", outcome),)): 0.0 for outcome in MUTATION_OUTCOMES}
+    events = {("tidegate_mutation_claims_total", (("event", event),)): 0.0 for event in CLAIM_EVENTS}
+    assert {key: value for key, value in values.items() if key[0] == "tidegate_mutations_total"} == outcomes | {
+        ("tidegate_mutations_total", (("outcome", "replayed"),)): 3
+    }
+    assert {key: value for key, value in values.items() if key[0] == "tidegate_mutation_claims_total"} == events | {
+        ("tidegate_mutation_claims_total", (("event", "lost"),)): 2
+    }
+    assert values["tidegate_mutations_repeated_runs_total", ()] == 7
+
+
+class Away:
+    """A store that answers every other call."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    async def read(self, keys: Sequence[str], *, or_stale: bool = False) -> dict[str, object]:
+        self._calls += 1
+        if self._calls % 2 == 0:
+            raise StoreUnavailableError("away")
+        return {"or_stale": or_stale}
+
+    async def commit(self, expected: Mapping[str, int], writes: Sequence[object]) -> object:
+        return await self.read(())
+
+
+async def test_calls_of_the_store_are_timed_if_answered_and_counted_if_not():
+    store = MeasuredStore(Away())
+
+    answer = await store.read(["key"], or_stale=True)
+    with pytest.raises(StoreUnavailableError):
+        await store.commit({}, [])
+    await store.commit({}, [])
+    values = shown(store=store)
+
+    assert answer == {"or_stale": True}
+    kinds = [(("call", name),) for name in ("read", "commit")]
+    assert [values["tidegate_store_call_seconds_count", kind] for kind in kinds] == [1, 1]
+    assert all(0 < values["tidegate_store_call_seconds_sum", kind] < 10 for kind in kinds)
+    assert [values["tidegate_store_unanswered_calls_total", kind] for kind in kinds] == [0, 1]

@@ -6,7 +6,7 @@ A handler carries it out through `req.context.effect`.
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -16,6 +16,7 @@ import structlog
 from tidegate.idempotency.errors import ClaimLostError, OutcomeUnknownError
 from tidegate.idempotency.fault_points import FaultPoint, Reached
 from tidegate.idempotency.journal import Found, Journal
+from tidegate.idempotency.measures import ClaimEvent
 from tidegate.idempotency.record import Claim
 from tidegate.store.base import Conflict
 from tidegate.store.errors import StoreUnavailableError
@@ -44,15 +45,26 @@ class EffectId:
 class Effect:
     """The effect of one run of the mutation `name`, of which the store knew `found`.
 
-    `async with` renews the claim until the mutation is over and, unless it was `settled`, leaves its outcome unknown.
+    `async with` renews the claim until the mutation is over and, unless it was `settled`, leaves its outcome unknown. What happens to the
+    claim is counted in `counts`.
     """
 
-    def __init__(self, journal: Journal, name: str, effect_id: str, fingerprint: bytes, found: Found, reached: Reached) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        name: str,
+        effect_id: str,
+        fingerprint: bytes,
+        found: Found,
+        counts: MutableMapping[ClaimEvent, int],
+        reached: Reached,
+    ) -> None:
         self._journal = journal
         self._name = name
         self._id = effect_id
         self._fingerprint = fingerprint
         self._found = found
+        self._counts = counts
         self._reached = reached
         self._is_asked = False
         self._outcomes: list[Any] = []
@@ -109,6 +121,7 @@ class Effect:
         if is_unknown and reconcile is not None:
             found = await reconcile(effect_id)
             self._reached(FaultPoint.RECONCILED)
+            self._counts["absent" if found is None else "found"] += 1
             log.info("outcome reconciled", effect_id=self._id, fencing=effect_id.fencing, found=found is not None)
             if found is not None:
                 return found
@@ -127,6 +140,7 @@ class Effect:
         if isinstance(taken, Conflict):
             raise ClaimLostError("somebody else has claimed this mutation")
         self._claim, self.version, self._held_until = claim, taken.version, asked_at + self._journal.lease_seconds
+        self._counts["taken_over" if earlier else "taken"] += 1
         self._renewal = asyncio.create_task(self._renew())
         self._reached(FaultPoint.CLAIMED)
         return fencing
@@ -153,8 +167,11 @@ class Effect:
         if self._renewal:
             await self._renewal
         if self._claim and not self.is_settled:
+            event: ClaimEvent = "unknown"
             try:
                 # The next retry need not wait for the lease to run out.
-                await self._journal.release(self._name, version=self.version)
+                if isinstance(await self._journal.release(self._name, version=self.version), Conflict):
+                    event = "lost"
             except StoreUnavailableError as ex:
                 log.warning("a claim could not be released; it is free when its lease ends", effect_id=self._id, reason=str(ex))
+            self._counts[event] += 1

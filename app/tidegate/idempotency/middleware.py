@@ -9,6 +9,7 @@ from typing import Any
 import falcon
 from falcon.asgi import Request, Response
 
+from tidegate.contract.errors import TidegateError
 from tidegate.idempotency.effect import Effect
 from tidegate.idempotency.errors import (
     ClaimLostError,
@@ -24,6 +25,7 @@ from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
 from tidegate.idempotency.fingerprint import fingerprint
 from tidegate.idempotency.journal import Found, Journal, result_key
 from tidegate.idempotency.key import effect_id, parse_key, storage_name
+from tidegate.idempotency.measures import MutationMeasures, Outcome, outcome_of
 from tidegate.idempotency.record import Claim, Result, Tombstone, stored_headers
 from tidegate.idempotency.unit_of_work import UnitOfWork
 from tidegate.store.base import ABSENT, Conflict
@@ -72,6 +74,7 @@ class ReplayMiddleware:
         key: Secret of the storage names and effect ids; the same in all regions.
         mutations: The responder of each mutation, by URI template and method; whatever is not in it changes nothing.
         bare_keys: Take keys without quotes, too.
+        measures: Where mutations are counted.
         reached: Told of fault points.
     """
 
@@ -82,12 +85,14 @@ class ReplayMiddleware:
         mutations: Mapping[tuple[str, str], Responder],
         *,
         bare_keys: bool = False,
+        measures: MutationMeasures | None = None,
         reached: Reached = go_on,
     ) -> None:
         self._journal = journal
         self._key = key
         self._mutations = mutations
         self._bare_keys = bare_keys
+        self._outcomes = (measures or MutationMeasures()).outcomes
         self._reached = reached
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
@@ -106,7 +111,11 @@ class ReplayMiddleware:
         lines = [value.decode("latin-1") for field, value in req.scope["headers"] if field == b"idempotency-key"]
         name = storage_name(self._key, req.context.principal, parse_key(lines, bare=self._bare_keys))
         prefetch: Prefetch | None = getattr(resource, "prefetch", None)
-        found = await self._journal.look_up(name, prefetch(req, **params) if prefetch else ())
+        try:
+            found = await self._journal.look_up(name, prefetch(req, **params) if prefetch else ())
+        except TidegateError as ex:
+            self._outcomes[outcome_of(ex, is_claimed=False)] += 1
+            raise
         self._reached(FaultPoint.LOOKED_UP)
         effect = effect_id(self._key, name, req.method, route)
         tombstone_seconds = getattr(resource, "tombstone_seconds", 0)
@@ -124,12 +133,22 @@ class TransactionMiddleware:
         journal: Where results and data are.
         render: Puts a refusal into a response, as the error handler of the application does.
         maximum_result_bytes: Largest answer that a handler may give.
+        measures: Where mutations are counted.
         reached: Told of fault points.
     """
 
-    def __init__(self, journal: Journal, render: Render, *, maximum_result_bytes: int = 65_536, reached: Reached = go_on) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        render: Render,
+        *,
+        maximum_result_bytes: int = 65_536,
+        measures: MutationMeasures | None = None,
+        reached: Reached = go_on,
+    ) -> None:
         self._journal = journal
         self._render = render
+        self._measures = measures or MutationMeasures()
         self._maximum_result_bytes = maximum_result_bytes
         self._reached = reached
 
@@ -145,26 +164,41 @@ class TransactionMiddleware:
             StoreUnavailableError: The outcome is unknown; a retry finds out.
         """
         mutation: Mutation | None = req.context.mutation
-        if resp.complete or mutation is None or _settle(mutation.found, mutation, resp):
+        if resp.complete or mutation is None:
             return
-        effect = Effect(self._journal, mutation.name, mutation.effect_id, mutation.fingerprint, mutation.found, self._reached)
-        async with effect:
-            for attempt in range(ATTEMPTS):
-                # What was read with the look-up serves the first attempt; when it has changed since, the next one reads for itself.
-                unit = UnitOfWork(self._journal.store, {} if attempt else mutation.found.prefetched)
-                if await self._answer(mutation, effect, unit, req, resp, params):
-                    return
-                await asyncio.sleep(_pause_seconds(attempt))
-        raise MutationConflictError(f"the data changed during each of {ATTEMPTS} attempts")
+        effect = Effect(
+            self._journal, mutation.name, mutation.effect_id, mutation.fingerprint, mutation.found, self._measures.claims, self._reached
+        )
+        outcome: Outcome = "failed"
+        try:
+            outcome = await self._carry_out(mutation, effect, req, resp, params)
+        except TidegateError as ex:
+            outcome = outcome_of(ex, is_claimed=effect.fencing > 0)
+            raise
+        finally:
+            self._measures.outcomes[outcome] += 1
 
     async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
         """Mark the end."""
         if getattr(req.context, "mutation", None) is not None:
             self._reached(FaultPoint.BEFORE_RESPONSE)
 
+    async def _carry_out(self, mutation: Mutation, effect: Effect, req: Request, resp: Response, params: dict[str, Any]) -> Outcome:
+        if _settle(mutation.found, mutation, resp):
+            return "replayed"
+        async with effect:
+            for attempt in range(ATTEMPTS):
+                # What was read with the look-up serves the first attempt; when it has changed since, the next one reads for itself.
+                unit = UnitOfWork(self._journal.store, {} if attempt else mutation.found.prefetched)
+                self._measures.repeated_runs += attempt > 0
+                if outcome := await self._answer(mutation, effect, unit, req, resp, params):
+                    return outcome
+                await asyncio.sleep(_pause_seconds(attempt))
+        raise MutationConflictError(f"the data changed during each of {ATTEMPTS} attempts")
+
     async def _answer(
         self, mutation: Mutation, effect: Effect, unit: UnitOfWork, req: Request, resp: Response, params: dict[str, Any]
-    ) -> bool:
+    ) -> Outcome | None:
         req.context.unit_of_work, req.context.effect = unit, effect
         effect.begin_attempt()
         draft = type(resp)(options=resp.options)
@@ -173,14 +207,15 @@ class TransactionMiddleware:
         except ClaimLostError:
             return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp)
         # A failure of ours or a transient refusal says nothing about the next attempt: it is answered and forgotten (IDEM-10).
-        if result.status < 500 and result.status not in NOT_FINAL:
+        outcome: Outcome = "failed" if result.status >= 500 else "refused" if result.status in NOT_FINAL else "done"
+        if outcome == "done":
             conflict = await self._commit(mutation, effect, unit, result, req.context.tier.retention_seconds)
             if conflict:
                 is_taken = result_key(mutation.name) in conflict.keys
-                return is_taken and self._yield_to(await self._journal.look_up(mutation.name), mutation, resp)
+                return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp) if is_taken else None
         resp.set_headers(draft.headers)
         _put(result, resp)
-        return True
+        return outcome
 
     async def _run(self, mutation: Mutation, unit: UnitOfWork, req: Request, draft: Response, params: dict[str, Any]) -> Result:
         try:
@@ -221,12 +256,12 @@ class TransactionMiddleware:
         return None
 
     @staticmethod
-    def _yield_to(found: Found, mutation: Mutation, resp: Response) -> bool:
+    def _yield_to(found: Found, mutation: Mutation, resp: Response) -> Outcome | None:
         if _settle(found, mutation, resp):
-            return True
+            return "replayed"
         if found.record is not None:
             raise OutcomeUnknownError("another attempt claimed this mutation and may have had its effect")
-        return False
+        return None
 
 
 def _fingerprint(req: Request) -> bytes:

@@ -1,29 +1,13 @@
 """Plain counts of what the limits do, so that counting costs a request next to nothing; read by `metrics.py` when somebody asks."""
 
-from bisect import bisect_left
 from collections import defaultdict
+
+from tidegate.distribution import Distribution
 
 ASKED_SECONDS = 60.0
 """Whoever loses Redis and is asked by nobody for so long does not know any more, and raises no alarm."""
 OUTCOMES = ("granted", "refused", "shadow_refused", "local_granted", "local_refused", "open", "failed", "never_fits")
 """What may become of a request: `docs/metrics.md` says what each means."""
-
-
-class Distribution:
-    """How many observations were at most each of `bounds`, which ascend, and what they sum up to."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, *bounds: float) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        """By the smallest bound that an observation does not exceed; the last is of those above all."""
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count `value`."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
 
 
 class Measures:
