@@ -4,6 +4,7 @@ And a slow network."""
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -105,13 +106,15 @@ def start(port: int, valkey: Valkey, tmp_path: Path, issuer: Issuer) -> Iterator
             f"127.0.0.1:{port}",
         ]
         with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(command, env=environment | settings, stdout=log, stderr=log)
+            process = subprocess.Popen(command, env=environment | settings, stdout=log, stderr=log, start_new_session=True)
         started.append(process)
         return process
 
     yield run
     for process in started:
-        process.kill()
+        # Its workers too: one that outlives its test would dispute the store that the next test sets up anew.
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
