@@ -1,5 +1,6 @@
 """Idempotency keys: from the header field to the name of a mutation and the id of its effect; called by `middleware.py`."""
 
+import base64
 import hmac
 import re
 from collections.abc import Sequence
@@ -44,9 +45,13 @@ def parse_key(lines: Sequence[str], *, bare: bool = False) -> str:
 
 
 def storage_name(secret: bytes, principal: Principal, key: str) -> str:
-    """The name under which `principal`'s mutation `key` is stored: a keyed hash, so that the raw key is at rest nowhere (IDEM-4)."""
+    """The name under which `principal`'s mutation `key` is stored: a keyed hash, so that the raw key is at rest nowhere (IDEM-4).
+
+    128 bits in 22 base64url characters: each is stored up to three times.
+    """
     parts = (principal.issuer, principal.tenant, principal.client_id, principal.subject, key)
-    return hmac.digest(secret, join(part.encode() for part in parts), "sha256").hex()
+    digest = hmac.digest(secret, join(part.encode() for part in parts), "sha256")
+    return base64.urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
 
 
 def effect_id(secret: bytes, name: str, method: str, route: str) -> str:
