@@ -4,6 +4,7 @@ gunicorn loads it (`stage.py`). `CHAOS_FAULTS` is a directory: a file there that
 `CHAOS_CLOCK_SECONDS` is how much the clock is ahead, `CHAOS_LEASE_SECONDS` how long a claim stands.
 """
 
+import ctypes
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from tidegate.idempotency.fault_points import FaultPoint
 from tidegate.settings import Settings
 from tidegate.telemetry import configure_logging
 
+PR_SET_PDEATHSIG = 1
 FAULTS = Path(os.environ["CHAOS_FAULTS"])
 AHEAD_SECONDS = float(os.environ.get("CHAOS_CLOCK_SECONDS", "0"))
 
@@ -26,6 +28,9 @@ def strike(point: FaultPoint) -> None:
         (FAULTS / point).rename(victim)
         os.kill(os.getpid(), signal.Signals[victim.read_text()])
 
+
+# A worker that is asleep when its master dies would sleep for ever, and keep the port.
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 if AHEAD_SECONDS:
     true_time = time.time
