@@ -18,7 +18,7 @@ from tidegate.telemetry import configure_logging
 
 PR_SET_PDEATHSIG = 1
 FAULTS = Path(os.environ["CHAOS_FAULTS"])
-AHEAD_SECONDS = float(os.environ.get("CHAOS_CLOCK_SECONDS", "0"))
+AHEAD_SECONDS = int(os.environ["CHAOS_CLOCK_SECONDS"])
 
 
 def strike(point: FaultPoint) -> None:

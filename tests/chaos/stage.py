@@ -71,10 +71,10 @@ class ValkeyServer:
 class Region:
     """One region's API: gunicorn with its workers, and a Valkey for the limits."""
 
-    def __init__(self, name: str, folder: Path, environment: Mapping[str, str], *, workers: int) -> None:
+    def __init__(self, name: str, folder: Path, environment: Mapping[str, str], *, workers: int, ahead_seconds: int) -> None:
         self.name, self.port = name, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.ahead_seconds = float(environment.get("CHAOS_CLOCK_SECONDS", "0"))
+        self.ahead_seconds = ahead_seconds
         """How wrong the clock of its workers is."""
         self.log = folder / f"{name}.log"
         self.limits = ValkeyServer(folder / f"{name}-valkey")
@@ -88,6 +88,7 @@ class Region:
             "TIDEGATE_DRAIN_SECONDS": "0",
             "CHAOS_FAULTS": str(self._faults),
             "CHAOS_LEASE_SECONDS": str(LEASE_SECONDS),
+            "CHAOS_CLOCK_SECONDS": str(ahead_seconds),
         }
         command = [sys.executable, "-m", "gunicorn", "-c", "python:tidegate.server.gunicorn_config", "tests.chaos.asgi:app"]
         command += ["--bind", f"127.0.0.1:{self.port}", "--workers", str(workers)]
@@ -215,21 +216,20 @@ class Stage:
 
 
 @contextmanager
-def stage_on(folder: Path, store_url: str, *, workers: int = 1, settings: Mapping[str, Mapping[str, str]] | None = None) -> Iterator[Stage]:
-    """A running stage on the store at `store_url`; `settings` are more variables of a region's workers, by its name."""
+def stage_on(folder: Path, *store_urls: str, workers: int = 1, ahead_seconds: tuple[int, int] = (0, 0)) -> Iterator[Stage]:
+    """A running stage on the store at one URL, or at one for each region; the clocks of the regions' workers are so much ahead."""
     issuer = Issuer(folder / "keys")
     with ExitStack() as running:
         provider = running.enter_context(Provider(folder))
         common = {
             **issuer.environment,
-            "TIDEGATE_STORE_URL": store_url,
             "TIDEGATE_PAYMENTS_URL": provider.url,
             # These customers ask again more often than any should.
             "TIDEGATE_REPLAYS_PER_MINUTE": "1000000",
         }
         frankfurt, dublin = (
-            running.enter_context(Region(name, folder, {**common, **(settings or {}).get(name, {})}, workers=workers))
-            for name in ("frankfurt", "dublin")
+            running.enter_context(Region(name, folder, {**common, "TIDEGATE_STORE_URL": url}, workers=workers, ahead_seconds=ahead))
+            for name, url, ahead in zip(("frankfurt", "dublin"), (store_urls * 2)[:2], ahead_seconds, strict=True)
         )
         stage = Stage(issuer, (frankfurt, dublin), provider)
         stage.wait_until_ready()

@@ -18,8 +18,7 @@ WRONG_SECONDS = 25 * 3600
 @pytest.fixture(scope="module", params=STORES)
 def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("clocks")
-    settings = {"frankfurt": {"CHAOS_CLOCK_SECONDS": str(WRONG_SECONDS)}, "dublin": {"CHAOS_CLOCK_SECONDS": str(-WRONG_SECONDS)}}
-    with running_store(request.param, folder) as url, stage_on(folder, url, settings=settings) as stage:
+    with running_store(request.param, folder) as url, stage_on(folder, url, ahead_seconds=(WRONG_SECONDS, -WRONG_SECONDS)) as stage:
         yield stage
 
 

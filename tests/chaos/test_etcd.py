@@ -31,11 +31,8 @@ def cluster(shared_cluster: DivisibleCluster) -> Iterator[DivisibleCluster]:
 def shared_stage(shared_cluster: DivisibleCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Frankfurt asks the first member first, Dublin the second."""
     first, second, third = shared_cluster.members
-    settings = {
-        "frankfurt": {"TIDEGATE_STORE_URL": shared_cluster.url_of(first, second, third)},
-        "dublin": {"TIDEGATE_STORE_URL": shared_cluster.url_of(second, third, first)},
-    }
-    with stage_on(tmp_path_factory.mktemp("stage"), shared_cluster.url, settings=settings) as stage:
+    urls = shared_cluster.url_of(first, second, third), shared_cluster.url_of(second, third, first)
+    with stage_on(tmp_path_factory.mktemp("stage"), *urls) as stage:
         yield stage
 
 

@@ -70,13 +70,16 @@ async def shop(stage: Stage, customers: list[Customer], until: float, bought: li
         while not is_done and time.monotonic() < until:
             await asyncio.sleep(random.uniform(0.05, 0.3))
             is_done = await one.attempt(random.choice(stage.regions))
+        if random.random() < 0.3:
+            # Whoever asks again must never be told less.
+            await one.attempt(random.choice(stage.regions))
 
 
 @dataclass(frozen=True)
 class Breakable:
-    """A store, the ways to break it, how to begin to mend it, and how to wait until it is mended."""
+    """A store by the URL that each region has of it, the ways to break it, how to begin to mend it, and how to wait until it is mended."""
 
-    url: str
+    urls: tuple[str, str]
     ways: tuple[Callable[[], object], ...]
     mend: Callable[[], None]
     wait: Callable[[], None]
@@ -92,7 +95,7 @@ def breakable_redis(folder: Path) -> Iterator[Breakable]:
                 server.program.start()
 
         ways = (server.program.kill, lambda: server.program.send(signal.SIGSTOP))
-        yield Breakable(server.url, ways, mend, server.wait_until_ready)
+        yield Breakable((server.url, server.url), ways, mend, server.wait_until_ready)
 
 
 @contextmanager
@@ -109,7 +112,10 @@ def breakable_etcd(folder: Path) -> Iterator[Breakable]:
             lambda: cluster.leader().freeze(),
             kill_two,
         )
-        yield Breakable(cluster.url, ways, cluster.mend, cluster.wait)
+        first, second, third = cluster.members
+        # A region that still hears the one that is cut off meets one that hears the others.
+        urls = cluster.url_of(first, second, third), cluster.url_of(second, third, first)
+        yield Breakable(urls, ways, cluster.mend, cluster.wait)
 
 
 async def break_things(stage: Stage, store: Breakable, until: float) -> int:
@@ -151,7 +157,7 @@ async def test_under_faults_every_order_has_one_effect_and_everybody_is_told_the
     seed = random.randrange(1_000_000)
     random.seed(seed)
     bought: list[Bought] = []
-    with breakable(tmp_path) as store, stage_on(tmp_path, store.url, workers=2) as stage:
+    with breakable(tmp_path) as store, stage_on(tmp_path, *store.urls, workers=2) as stage:
         customers = [Customer(stage, timeout_seconds=5) for _ in range(CUSTOMERS)]
         until = time.monotonic() + MINUTES * 60
         shopping = [shop(stage, customers, until, bought) for _ in range(SHOPPERS)]
