@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+import msgspec
 
 from tidegate.connections.etcd import StoreUrl
 from tidegate.contract.errors import TidegateError
 from tidegate.idempotency.errors import KeyInvalidError
 from tidegate.idempotency.journal import Found, Journal
 from tidegate.idempotency.key import parse_key, storage_name
-from tidegate.idempotency.record import Claim, Result, Tombstone
+from tidegate.idempotency.record import NOT_FINAL, Claim, Result, Tombstone
 from tidegate.idempotency.sealing import Sealer
+from tidegate.identity import rotation
 from tidegate.identity.principal import Principal
 from tidegate.local.keys import ISSUER
 from tidegate.local.layout import Layout, redis_url
@@ -29,6 +31,7 @@ from tidegate.store.connect import open_store
 
 PATH = click.Path(path_type=Path)
 TIMEOUT_SECONDS = 5.0
+MAXIMUM_BODY_BYTES = 65_536
 KEPT_SECONDS = 30 * 86_400
 """A result that was put in by hand is one that people will ask about again."""
 
@@ -86,11 +89,13 @@ class Question:
 
     def _name(self, place: Place) -> str:
         principal = Principal(place.issuer, self.tenant, self.client, self.subject or self.client, "", frozenset(), 0)
+        if not (self.tenant + self.client + self.subject + self.key).isprintable():
+            raise click.UsageError("tenant, client, subject and key must be printable text")
         quoted = self.key if self.key.startswith('"') else '"' + self.key.replace("\\", "\\\\").replace('"', '\\"') + '"'
         return storage_name(read_secret(place.idempotency_key_file), principal, parse_key([quoted]))
 
     def _place(self) -> Place:
-        if not (self.store_url or self.idempotency_key_file or self.result_key_file):
+        if not (self.store_url or self.idempotency_key_file or self.result_key_file or self.other_result_key_file):
             return self._local_place()
         if not (self.store_url and self.idempotency_key_file and self.result_key_file and self.issuer):
             raise click.UsageError(
@@ -108,7 +113,8 @@ class Question:
         key_file = layout.keys / "idempotency.key"
         if not key_file.exists():
             raise click.UsageError(f"no local run in {layout.state}; for another place give --store-url and the key files")
-        return Place(StoreUrl(redis_url(layout.store_socket)), self.issuer or ISSUER, key_file, (layout.keys / "result.key",))
+        result_keys = tuple(path for path in rotation.files(layout.keys, "result") if path.exists())
+        return Place(StoreUrl(redis_url(layout.store_socket)), self.issuer or ISSUER, key_file, result_keys)
 
 
 def _asks(command: Callable[..., None]) -> Callable[..., None]:
@@ -177,7 +183,9 @@ def resolve(no_effect: bool, status: int | None, body: BinaryIO | None, yes: boo
     """
     if no_effect == (status is not None) or (body and no_effect):
         raise click.UsageError("give either --no-effect or --status, the latter with or without --body")
-    question, content = Question(**given), body.read() if body else b""
+    if status in NOT_FINAL:
+        raise click.UsageError(f"--status {status} asks for another attempt: it cannot be the answer to all of them")
+    question, content = Question(**given), _content(body, status)
     found = question.ask(lambda journal, name: journal.look_up(name))
     click.echo("\n".join(_lines(found)))
     claim = _unresolved(found)
@@ -186,6 +194,20 @@ def resolve(no_effect: bool, status: int | None, body: BinaryIO | None, yes: boo
     headers = {"content-type": "application/json" if (status or 0) < 400 else "application/problem+json"} if content else {}
     result = Result(fingerprint=claim.fingerprint, status=status, headers=headers, body=content) if status else None
     click.echo("\n".join(_lines(question.ask(lambda journal, name: _resolve(journal, name, found, claim, result)))))
+
+
+def _content(body: BinaryIO | None, status: int | None) -> bytes:
+    content = body.read(MAXIMUM_BODY_BYTES + 1) if body else b""
+    if len(content) > MAXIMUM_BODY_BYTES:
+        raise click.UsageError(f"--body: more than {MAXIMUM_BODY_BYTES} bytes")
+    if content and status in (204, 205, 304):
+        raise click.UsageError(f"--status {status} has no body")
+    try:
+        if content:
+            msgspec.json.decode(content)
+    except msgspec.DecodeError as ex:
+        raise click.UsageError(f"--body: not JSON: {ex}") from ex
+    return content
 
 
 async def _resolve(journal: Journal, name: str, found: Found, claim: Claim, result: Result | None) -> Found:

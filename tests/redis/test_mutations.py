@@ -1,6 +1,7 @@
 """Paid once: the mutation middleware, the reference resources and a real Valkey together."""
 
 import asyncio
+import gzip
 import uuid
 from collections.abc import AsyncIterator
 
@@ -48,7 +49,9 @@ def make_app(store, **routes) -> falcon.asgi.App:
             TelemetryMiddleware("here", Draining()),
             FakeIdentity(),
             BodyMiddleware(65_536),
-            ReplayMiddleware(journal, b"s" * 32, router.mutations, measures=routes.get("measures")),
+            ReplayMiddleware(
+                journal, b"s" * 32, router.mutations, bare_keys=routes.get("bare_keys", False), measures=routes.get("measures")
+            ),
             TransactionMiddleware(journal, problems.render, measures=routes.get("measures")),
         ],
     )
@@ -305,7 +308,7 @@ class Unwilling(Purchases):
         resp.set_header("Retry-After", "7")
 
 
-@pytest.mark.parametrize("status", [502, 408, 412, 425, 428, 429])
+@pytest.mark.parametrize("status", [502, 401, 408, 412, 425, 428, 429])
 async def test_a_handlers_own_transient_status_is_answered_and_not_stored(store, status):
     """IDEM-10: the writes go with it."""
     async with client_of(store, purchases=Unwilling(status)) as api:
@@ -647,6 +650,46 @@ async def test_what_was_read_with_the_look_up_and_has_changed_since_is_read_agai
         response = await api.post("/v1/talk", headers=key())
 
     assert (response.status_code, Prefetching.seen, await value(store)) == (200, [None, b"other"], b"mine")
+
+
+async def test_a_replay_describes_its_body_as_the_first_answer_did(store):
+    """B10: or it is gzip that says it is JSON."""
+
+    class Zipped:
+        async def on_post(self, req, resp):
+            resp.data, resp.content_type = gzip.compress(b'{"a": 1}'), "application/json"
+            resp.set_headers({"Content-Encoding": "gzip", "Content-Disposition": "attachment", "Content-Language": "en"})
+
+    headers = key()
+    async with client_of(store, talk=Zipped()) as api:
+        first, again = [await api.post("/v1/talk", headers=headers) for _ in range(2)]
+
+    assert first.json() == again.json() == {"a": 1}
+    described = ("content-encoding", "content-disposition", "content-language", "content-type")
+    assert [first.headers[field] for field in described] == [again.headers[field] for field in described]
+
+
+async def test_a_cookie_is_our_fault_and_keeps_nothing(store):
+    """No session, and a replay would not have it."""
+
+    class Baking:
+        async def on_post(self, req, resp):
+            req.context.unit_of_work.write("own", b"baked")
+            resp.set_cookie("a", "b")
+
+    async with client_of(store, talk=Baking()) as api:
+        response = await api.post("/v1/talk", headers=key())
+
+    assert (response.status_code, await value(store)) == (500, None)
+
+
+@pytest.mark.parametrize(("bare", "status"), [(True, 201), (False, 400)])
+async def test_keys_without_quotes_are_taken_where_that_is_wanted(store, bare, status):
+    """IDEM-2."""
+    async with client_of(store, bare_keys=bare) as api:
+        response = await purchase(api, {"Idempotency-Key": "0197a5c0-6f1e-7cc3-98c8-d1f5a2b3c4d5"})
+
+    assert response.status_code == status
 
 
 async def test_no_answer_of_a_mutation_may_be_kept_by_a_cache(api):

@@ -107,17 +107,31 @@ async def test_an_outcome_without_effect_is_left_to_the_next_retry(journal: Jour
     assert (found.record.is_absent, found.record.fencing, found.is_live) == (True, 3, False)
 
 
-async def test_an_outcome_that_is_known_to_a_person_is_what_retries_get(journal: Journal, command: Command, redis: Redis) -> None:
+@pytest.mark.parametrize(("status", "content_type"), [(201, "application/json"), (402, "application/problem+json")])
+async def test_an_outcome_that_is_known_to_a_person_is_what_retries_get(
+    journal: Journal, command: Command, redis: Redis, status: int, content_type: str
+) -> None:
+    """For a month, for people will ask again."""
     await put_claim(journal)
 
-    done = await command("resolve", *WHICH, "--status", "201", "--body", "-", "--yes", typed='{"id": "ch_1"}')
+    done = await command("resolve", *WHICH, "--status", f"{status}", "--body", "-", "--yes", typed='{"id": "ch_1"}')
 
     found = await journal.look_up(NAME)
     assert done.exit_code == 0, done.output
     assert found.record == Result(
-        fingerprint=CLAIM.fingerprint, status=201, headers={"content-type": "application/json"}, body=b'{"id": "ch_1"}'
+        fingerprint=CLAIM.fingerprint, status=status, headers={"content-type": content_type}, body=b'{"id": "ch_1"}'
     )
     assert await redis.keys("*lease*") == []
+    (name,) = await redis.keys("*result*")
+    assert await redis.ttl(name) > 30 * 86_400
+
+
+async def test_a_subject_of_its_own_has_mutations_of_its_own(journal: Journal, command: Command) -> None:
+    await put(journal, RESULT)
+
+    shown = [(await command("show", *WHICH, "--subject", subject)).output for subject in ("demo", "ann")]
+
+    assert [text.split(":")[0] for text in shown] == ["done", "unknown"]
 
 
 @pytest.mark.parametrize("state", ["nothing", "live", "done", "gone"])
@@ -169,6 +183,21 @@ async def test_a_retry_that_is_quicker_wins(journal: Journal, command: Command, 
         (("resolve", *WHICH), {}, "--no-effect or --status"),
         (("resolve", *WHICH, "--no-effect", "--status", "201"), {}, "--no-effect or --status"),
         (("resolve", *WHICH, "--status", "500"), {}, "--status"),
+        (("resolve", *WHICH, "--status", "429"), {}, "asks for another attempt"),
+        (("resolve", *WHICH, "--status", "201", "--body", __file__), {}, "not JSON"),
+        (("resolve", *WHICH, "--status", "201", "--body", "/dev/zero"), {}, "more than 65536 bytes"),
+        (("resolve", *WHICH, "--status", "204", "--body", "/etc/hostname"), {}, "has no body"),
+        (("show", "--tenant", "acme\udcff", "--client", "demo", "--key", KEY), {}, "printable"),
+        (
+            ("show", *WHICH),
+            {
+                "TIDEGATE_STORE_URL": "",
+                "TIDEGATE_RESULT_KEY_FILE": "",
+                "TIDEGATE_IDEMPOTENCY_KEY_FILE": "",
+                "TIDEGATE_OTHER_RESULT_KEY_FILE": "/x",
+            },
+            "go together",
+        ),
         (("show", "--tenant", "acme", "--client", "demo", "--key", "short"), {}, "16"),
         (("show", *WHICH), {"TIDEGATE_STORE_URL": ""}, "go together"),
         (("show", *WHICH), {"TIDEGATE_STORE_URL": "ftp://user:hidden@host"}, "--store-url"),

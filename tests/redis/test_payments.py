@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import falcon.asgi
@@ -25,10 +26,11 @@ from tidegate.idempotency.sealing import Sealer
 from tidegate.identity.middleware import AuthorizationMiddleware
 from tidegate.identity.principal import Principal
 from tidegate.local.payment_provider import LEDGER, Fault, Ledger, make_app
+from tidegate.payments.errors import ProviderUnavailableError
 from tidegate.payments.http import HttpPaymentProvider
 from tidegate.resources.payments import PaymentEntry, Payments
 from tidegate.routing import Router
-from tidegate.store.base import ABSENT, Conflict, Write
+from tidegate.store.base import Conflict, Write
 from tidegate.store.errors import StoreUnavailableError
 from tidegate.store.redis import RedisStore
 from tidegate.telemetry import Draining, TelemetryMiddleware
@@ -69,6 +71,8 @@ def client_of(
     problems.install(app)
     app.add_route(PAYMENTS, routes.get("payments") or Payments(provider))
     app.add_route(PAYMENTS + "/{payment_id}", PaymentEntry(store))
+    if "shops" in routes:
+        app.add_route(*routes["shops"])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.test")
 
 
@@ -359,21 +363,6 @@ async def test_a_claim_that_vanishes_after_the_look_up_is_no_permission(api, sto
     assert provider.taken() == [1]
 
 
-async def test_whoever_lost_a_claim_neither_renews_nor_ends_the_lease_of_the_next(store, redis):
-    """B3: a lock that is freed without a look at whose it is."""
-    journal, name = Journal(store, SEALER), "n" * 64
-    first, second = (Claim(fingerprint=b"f", effect_id="e", owner=str(fencing), fencing=fencing, started_at=0.0) for fencing in (1, 2))
-    lost = await journal.claim(name, first, version=ABSENT)
-    await end_leases(redis)
-    await journal.claim(name, second, version=lost.version)
-
-    outcomes = [await journal.release(name, version=lost.version), await journal.renew(name, version=lost.version)]
-
-    assert all(isinstance(outcome, Conflict) for outcome in outcomes)
-    found = await journal.look_up(name)
-    assert (found.record, found.is_live) == (second, True)
-
-
 async def test_a_claim_never_expires_by_itself(api, provider, redis):
     """B5, W6: a record that vanished would be taken for none, and charged again."""
     provider.ledger.faults.append(Fault("fail_after_charging"))
@@ -512,7 +501,7 @@ async def test_a_key_whose_result_is_gone_is_refused_for_a_month(api, provider, 
 
     answers = [await pay(api, headers), await pay(api, headers, 200)]
 
-    assert TOMBSTONE_SECONDS < ttl <= TOMBSTONE_SECONDS + 3_600
+    assert ttl > TIER.retention_seconds + TOMBSTONE_SECONDS
     assert [(answer.status_code, kind(answer)) for answer in answers] == [(422, "idempotency-key-expired"), (422, "idempotency-key-reused")]
     assert await redis.strlen(tombstone) < 150
     assert provider.taken() == [1]
@@ -560,7 +549,12 @@ GARBAGE: list[Callable[[web.Request], web.Response]] = [
     lambda request: web.json_response({"id": "ch_1", "amount": 7, "currency": "EUR"}, status=201),
     lambda request: web.json_response({"id": 7}, status=201),
     lambda request: web.Response(text="x" * 100_000, status=201),
-    lambda request: web.Response(status=302, headers={"Location": "/elsewhere"}),
+    lambda request: (
+        # A redirection that is followed would find a charge.
+        web.json_response({"id": "ch_1", "amount": 100, "currency": "EUR"}, status=201)
+        if request.path == "/elsewhere"
+        else web.Response(status=302, headers={"Location": "/elsewhere"})
+    ),
 ]
 
 
@@ -580,3 +574,185 @@ async def test_an_answer_that_says_nothing_is_no_charge_and_no_refusal(store, an
         assert (response.status_code, kind(response)) == (503, "payment-outcome-unknown")
     await adapter.close()
     await runner.cleanup()
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_an_answer_that_comes_in_pieces_is_taken_whole(store, is_chunked):
+    async def handler(request: web.Request) -> web.StreamResponse:
+        body = b'{"id":"ch_1","amount":100,"currency":"EUR"}'
+        response = web.StreamResponse(status=201)
+        if not is_chunked:
+            response.content_length = len(body)
+        await response.prepare(request)
+        for part in (body[:10], body[10:]):
+            await response.write(part)
+            await asyncio.sleep(0.02)
+        return response
+
+    async with provider_of(handler) as adapter, client_of(store, adapter) as api:
+        assert (await pay(api, key())).status_code == 201
+
+
+@asynccontextmanager
+async def provider_of(handler) -> AsyncIterator[HttpPaymentProvider]:
+    runner = web.ServerRunner(web.Server(handler))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    adapter = HttpPaymentProvider(f"http://127.0.0.1:{runner.addresses[0][1]}", timeout_seconds=0.5)
+    yield adapter
+    await adapter.close()
+    await runner.cleanup()
+
+
+async def test_an_effect_keeps_its_id_when_a_later_version_names_its_route_otherwise(store, provider):
+    """IDEM-15: a rolling deployment between two attempts, that renames a parameter."""
+
+    class Shop(Payments):
+        async def on_post(self, req, resp, **shop):
+            await super().on_post(req, resp)
+
+    headers = key()
+    provider.ledger.faults.append(Fault("drop_reply"))
+    resource = Shop(provider.adapter)
+    async with (
+        client_of(store, provider.adapter, shops=("/v1/shops/{shop}/payments", resource)) as old,
+        client_of(store, provider.adapter, shops=("/v1/shops/{shop_id}/payments", resource)) as new,
+    ):
+        answers = [await api.post("/v1/shops/1/payments", json={"amount": 100}, headers=headers) for api in (old, new)]
+
+    assert [answer.status_code for answer in answers] == [503, 201]
+    assert provider.taken() == [1]
+
+
+async def test_whatever_a_handler_makes_of_an_unknown_outcome_is_not_final(store, provider):
+    """IDEM-10: it says 409, and nobody knows."""
+
+    class Soft(Payments):
+        async def on_post(self, req, resp):
+            try:
+                await super().on_post(req, resp)
+            except ProviderUnavailableError:
+                raise falcon.HTTPConflict(description="try another card") from None
+
+    headers = key()
+    provider.ledger.faults.append(Fault("drop_reply"))
+    async with client_of(store, provider.adapter, payments=Soft(provider.adapter)) as api:
+        answers = [await pay(api, headers) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [409, 201]
+    assert provider.taken() == [1]
+
+
+async def test_a_declined_effect_stays_declined_when_the_handler_runs_again(store, provider):
+    class Contested(Payments):
+        runs = 0
+
+        async def on_post(self, req, resp):
+            self.runs += 1
+            await req.context.unit_of_work.read("contested")
+            if self.runs == 1:
+                await store.commit({}, [Write("contested", b"x")])
+            await super().on_post(req, resp)
+
+    headers, contested = key(), Contested(provider.adapter)
+    provider.ledger.faults.append(Fault("decline"))
+    async with client_of(store, provider.adapter, payments=contested) as api:
+        answers = [await pay(api, headers) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [402, 402]
+    assert (contested.runs, provider.taken()) == (2, [])
+
+
+async def test_an_operator_who_was_wrong_is_no_reason_to_charge_twice(store, provider, redis):
+    """IDEM-12: the charge was on its way; the provider is asked once more."""
+    headers, journal = key(), Journal(store, SEALER)
+    provider.ledger.faults.append(Fault("drop_reply"))
+    async with client_of(store, provider.adapter) as api:
+        await pay(api, headers)
+        (name,) = [name.decode().rpartition("/")[2] for name in await redis.keys("*result/*")]
+        found = await journal.look_up(name)
+        assert isinstance(found.record, Claim)
+        await journal.mark_absent(name, found.record, version=found.version)
+
+        assert (await pay(api, headers)).status_code == 201
+        assert provider.taken() == [1]
+
+
+async def test_a_handler_that_asks_for_no_effect_any_more_ends_nobodys_claim(store, provider):
+    """A version of the API that refuses what an earlier one had begun."""
+
+    class Later:
+        async def on_post(self, req, resp):
+            raise falcon.HTTPForbidden
+
+    headers = key()
+    provider.ledger.faults.append(Fault("drop_reply"))
+    async with client_of(store, provider.adapter) as earlier, client_of(store, provider.adapter, payments=Later()) as later:
+        await pay(earlier, headers)
+        refused = await pay(later, headers)
+        adopted = await pay(earlier, headers)
+
+    assert (refused.status_code, kind(refused), adopted.status_code) == (409, "idempotency-outcome-unknown", 201)
+    assert provider.taken() == [1]
+
+
+async def test_a_provider_that_knows_another_charge_is_not_believed(store, provider):
+    headers = key()
+    provider.ledger.faults.append(Fault("drop_reply"))
+    async with client_of(store, provider.adapter) as api:
+        await pay(api, headers)
+        (taken,) = provider.ledger.charges.values()
+        taken[0]["amount"] = 7
+
+        answer = await pay(api, headers)
+
+    assert (answer.status_code, kind(answer)) == (503, "payment-outcome-unknown")
+
+
+async def test_a_renewal_that_comes_late_revives_no_lease(store, provider, valkey, redis):
+    """It was given up for lost, and reaches the store after the lease was."""
+    late: list[tuple[dict[str, int], list[Write]]] = []
+
+    class Slow(RedisStore):
+        async def commit(self, expected, writes):
+            if [write.key.partition("/")[0] for write in writes if write.value] == ["lease"]:
+                late.append((dict(expected), list(writes)))
+                raise StoreUnavailableError("late")
+            return await super().commit(expected, writes)
+
+    slow, headers = Slow(valkey.client()), key()
+    provider.ledger.faults.append(Fault("hold"))
+    async with client_of(slow, provider.adapter, lease_seconds=1) as api:
+        await pay(api, headers)
+        for expected, writes in late:
+            assert isinstance(await store.commit(expected, writes), Conflict)
+
+        # Two renewals failed, and the third was tried.
+        assert len(late) >= 2
+        assert (await pay(api, headers)).status_code == 201
+    await slow.close()
+
+
+async def test_head_needs_the_scope_of_get(api):
+    """PIPE-2."""
+    first = await pay(api, key())
+
+    statuses = [(await api.head(first.headers["Location"], headers={"Scopes": scopes})).status_code for scopes in ("api", "payments")]
+
+    assert statuses == [403, 200]
+
+
+def test_a_claim_stands_for_seconds():
+    """B5: nobody waits for a crashed worker's longer; and no owner that is only busy loses it (B4)."""
+    assert 10 <= LEASE_SECONDS <= 30
+
+
+def test_a_provider_that_starts_again_refuses_whom_it_refused_before(tmp_path):
+    ledger = Ledger(tmp_path / "charges")
+    assert not ledger.is_stale("e", 2)
+    ledger.take("e", {"amount": 1, "currency": "EUR"})
+
+    again = Ledger(tmp_path / "charges")
+    again.load()
+
+    assert (again.is_stale("e", 1), len(again.charges["e"])) == (True, 1)

@@ -18,8 +18,7 @@ from tests.kube.tier_strategies import names, specs
 from tidegate.contract.tier import Tier
 from tidegate.idempotency.journal import TOMBSTONE_SECONDS
 from tidegate.idempotency.key import MAXIMUM_LENGTH, MINIMUM_LENGTH, parse_key
-from tidegate.idempotency.middleware import NOT_FINAL
-from tidegate.idempotency.record import STORED_HEADERS
+from tidegate.idempotency.record import NOT_FINAL, STORED_HEADERS
 from tidegate.payments.provider import Charge
 from tidegate.problems import INTERNAL, MOST, REGISTRY
 from tidegate.resources.credits import Account, Purchase, PurchaseOrder

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
-from tidegate.idempotency.errors import ClaimLostError, OutcomeUnknownError
+from tidegate.idempotency.errors import ClaimLostError, DeterminateError, OutcomeUnknownError
 from tidegate.idempotency.fault_points import FaultPoint, Reached
 from tidegate.idempotency.journal import Found, Journal
 from tidegate.idempotency.measures import ClaimEvent
@@ -61,13 +61,15 @@ class Effect:
     ) -> None:
         self._journal = journal
         self._name = name
-        self._id = effect_id
+        # A later version of the API may route the same request otherwise: the outside world knows the effect by the first attempt's id.
+        self._id = found.record.effect_id if isinstance(found.record, Claim) else effect_id
         self._fingerprint = fingerprint
         self._found = found
         self._counts = counts
         self._reached = reached
         self._is_asked = False
         self._outcomes: list[Any] = []
+        self._refusal: DeterminateError | None = None
         self._claim: Claim | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._is_over = asyncio.Event()
@@ -79,6 +81,11 @@ class Effect:
     def fencing(self) -> int:
         """Of the claim that is held; 0 without one."""
         return self._claim.fencing if self._claim else 0
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it was begun, and nobody can say how it ended: no answer is final."""
+        return self._claim is not None and not self._outcomes and self._refusal is None
 
     def begin_attempt(self) -> None:
         """The handler is about to run, once more if its data had changed: what was done stays done."""
@@ -95,7 +102,7 @@ class Effect:
             perform: Has the effect. It fails with a `DeterminateError` if there is none and never will be; after any other error the
                 outcome is unknown, and the next retry reconciles.
             reconcile: Finds the outcome of an earlier attempt; None, if there was none and a late one with a lower fencing number will be
-                refused. Without it, only an operator can resolve an unknown outcome.
+                refused. Without it, only an operator can resolve an unknown outcome. It is asked after an operator's finding, too.
 
         Raises:
             ClaimLostError: Somebody else has claimed the mutation.
@@ -106,8 +113,14 @@ class Effect:
         if self._is_asked:
             raise TypeError("a mutation carries out one effect: a second would not be told from the first when it is reconciled")
         self._is_asked = True
+        if self._refusal:
+            raise self._refusal
         if not self._outcomes:
-            self._outcomes.append(await self._outcome(perform, reconcile))
+            try:
+                self._outcomes.append(await self._outcome(perform, reconcile))
+            except DeterminateError as ex:
+                self._refusal = ex
+                raise
             self._reached(FaultPoint.EFFECT_DONE)
         outcome: T = self._outcomes[0]
         return outcome
@@ -118,7 +131,8 @@ class Effect:
         if is_unknown and reconcile is None:
             raise OutcomeUnknownError("an earlier attempt may have had its effect, and nothing can tell")
         effect_id = EffectId(self._id, await self._take(earlier))
-        if is_unknown and reconcile is not None:
+        if earlier is not None and reconcile is not None:
+            # Also where an operator found no effect: one may have been on its way.
             found = await reconcile(effect_id)
             self._reached(FaultPoint.RECONCILED)
             self._counts["absent" if found is None else "found"] += 1
@@ -153,7 +167,9 @@ class Effect:
             asked_at = time.monotonic()
             try:
                 if isinstance(await self._journal.renew(self._name, version=self.version), Conflict):
-                    return  # Lost: the commit of the result will find the same, and nothing is answered that is not so (IDEM-13).
+                    # Lost: the commit of the result will find the same, and nothing is answered that is not so (IDEM-13).
+                    self._held_until = 0.0
+                    return
                 self._held_until = asked_at + self._journal.lease_seconds
             except StoreUnavailableError as ex:
                 log.warning("a claim could not be renewed", effect_id=self._id, reason=str(ex))
@@ -170,7 +186,7 @@ class Effect:
             event: ClaimEvent = "unknown"
             try:
                 # The next retry need not wait for the lease to run out.
-                if isinstance(await self._journal.release(self._name, version=self.version), Conflict):
+                if isinstance(await self._journal.release(self._name, self._claim, version=self.version), Conflict):
                     event = "lost"
             except StoreUnavailableError as ex:
                 log.warning("a claim could not be released; it is free when its lease ends", effect_id=self._id, reason=str(ex))

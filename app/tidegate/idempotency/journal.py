@@ -86,16 +86,17 @@ class Journal:
             result: Its outcome.
             fencing: Of the claim that it ends; 0 without one.
             retention_seconds: For how long at least it is replayed.
-            tombstone_seconds: For how long at least the key cannot be used again.
+            tombstone_seconds: For how long at least after that the key cannot be used again.
         """
         key = result_key(name)
         writes = [Write(key, self._sealer.seal(encode(result), key, fencing), retention_seconds + RETENTION_MARGIN_SECONDS)]
         if fencing:
             writes.append(Write(lease_key(name), None))
-        if tombstone_seconds > retention_seconds:
+        if tombstone_seconds:
             tombstone = Tombstone(fingerprint=result.fingerprint, outcome=result.digest())
             key = tombstone_key(name)
-            writes.append(Write(key, self._sealer.seal(encode(tombstone), key, fencing), tombstone_seconds + RETENTION_MARGIN_SECONDS))
+            kept_seconds = retention_seconds + RETENTION_MARGIN_SECONDS + tombstone_seconds
+            writes.append(Write(key, self._sealer.seal(encode(tombstone), key, fencing), kept_seconds))
         return writes
 
     async def claim(self, name: str, claim: Claim, *, version: int) -> Committed | Conflict:
@@ -109,9 +110,12 @@ class Journal:
         """Hold the lease for longer, if the claim still has `version`."""
         return await self.store.commit({result_key(name): version}, [Write(lease_key(name), b"1", self.lease_seconds)])
 
-    async def release(self, name: str, *, version: int) -> Committed | Conflict:
-        """Give the lease up, if the claim still has `version`: its outcome is unknown."""
-        return await self.store.commit({result_key(name): version}, [Write(lease_key(name), None)])
+    async def release(self, name: str, claim: Claim, *, version: int) -> Committed | Conflict:
+        """Give the lease up, if `claim` still has `version`: its outcome is unknown."""
+        key = result_key(name)
+        # The claim is written again, so that a renewal which comes late does not revive the lease.
+        writes = [Write(key, self._sealer.seal(encode(claim), key, claim.fencing)), Write(lease_key(name), None)]
+        return await self.store.commit({key: version}, writes)
 
     async def mark_absent(self, name: str, claim: Claim, *, version: int) -> Committed | Conflict:
         """Note that `claim`, which has `version` and no live owner, had no effect."""

@@ -26,16 +26,13 @@ from tidegate.idempotency.fingerprint import fingerprint
 from tidegate.idempotency.journal import Found, Journal, result_key
 from tidegate.idempotency.key import effect_id, parse_key, storage_name
 from tidegate.idempotency.measures import MutationMeasures, Outcome, outcome_of
-from tidegate.idempotency.record import Claim, Result, Tombstone, stored_headers
+from tidegate.idempotency.record import NOT_FINAL, Claim, Result, Tombstone, stored_headers
 from tidegate.idempotency.unit_of_work import UnitOfWork
 from tidegate.store.base import ABSENT, Conflict
 
 ATTEMPTS = 24
 """Runs of a handler before it is given up: twenty writers of one balance all land, with room to spare."""
 LONGEST_PAUSE_SECONDS = 0.1
-
-NOT_FINAL = frozenset({408, 412, 425, 428, 429})
-"""Refusals that ask for the same request again, and so must not be all that it ever gets; a precondition is no part of the fingerprint."""
 
 Responder = Callable[..., Awaitable[None]]
 Prefetch = Callable[..., Sequence[str]]
@@ -207,7 +204,7 @@ class TransactionMiddleware:
         except ClaimLostError:
             return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp)
         # A failure of ours or a transient refusal says nothing about the next attempt: it is answered and forgotten (IDEM-10).
-        outcome: Outcome = "failed" if result.status >= 500 else "refused" if result.status in NOT_FINAL else "done"
+        outcome = _outcome(result.status, effect)
         if outcome == "done":
             conflict = await self._commit(mutation, effect, unit, result, req.context.tier.retention_seconds)
             if conflict:
@@ -228,6 +225,8 @@ class TransactionMiddleware:
             self._render(ex, req, draft)
         if draft.stream is not None or draft.sse is not None:
             raise TypeError(f"{req.uri_template}: a mutation cannot stream its answer, it would not be stored")
+        if draft._cookies:
+            raise TypeError(f"{req.uri_template}: a mutation cannot set a cookie, a replay would not")
         body = await draft.render_body() or b""
         if len(body) > self._maximum_result_bytes:
             raise ResultTooLargeError(
@@ -267,6 +266,15 @@ class TransactionMiddleware:
 def _fingerprint(req: Request) -> bytes:
     content_type = req.content_type or ""
     return fingerprint(method=req.method, path=req.path, query=req.query_string, content_type=content_type, body=req.context.body)
+
+
+def _outcome(status: int, effect: Effect) -> Outcome:
+    if status >= 500:
+        return "failed"
+    if effect.is_unknown:
+        # Whatever the handler made of it: the next retry finds out.
+        return "outcome_unknown"
+    return "refused" if status in NOT_FINAL else "done"
 
 
 def _settle(found: Found, mutation: Mutation, resp: Response) -> bool:

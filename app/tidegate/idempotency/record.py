@@ -7,8 +7,22 @@ import msgspec
 
 from tidegate.idempotency.errors import InvalidRecordError
 
-STORED_HEADERS = ("content-type", "content-language", "location", "content-location", "etag", "last-modified", "link")
+STORED_HEADERS = (
+    "content-type",
+    "content-encoding",
+    "content-language",
+    "content-disposition",
+    "content-location",
+    "location",
+    "etag",
+    "last-modified",
+    "link",
+    "allow",
+)
 """Fields that belong to the result; all others belong to one response and are not replayed (IDEM-8)."""
+
+NOT_FINAL = frozenset({401, 408, 412, 425, 428, 429})
+"""Refusals that ask for the same request again, and so must not be all that it ever gets; a precondition is no part of the fingerprint."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, tag=1, array_like=True):

@@ -19,7 +19,7 @@ class Sealer:
     """AES-256-GCM under the first of `secrets` (>= 32 bytes each); opens what any of them sealed, so that one can replace the other.
 
     Sealed: format (1 byte), key id (4), fencing number (4), nonce (12), ciphertext with its tag (16). The name under which it is
-    stored and the fencing number are authenticated: bytes that were moved to another name, or an older claim's, do not open.
+    stored and all that stands before the ciphertext are authenticated: bytes that were moved to another name do not open.
     Each name has a key of its own, so the number of messages under one secret is not bounded by random nonces (NIST SP 800-38D, 8.3).
     """
 

@@ -42,23 +42,31 @@ class Ledger:
         """Read the charges of earlier runs."""
         if self.file and self.file.exists():
             for line in self.file.read_text().splitlines():
-                effect_id, charge = json.loads(line)
-                self.charges.setdefault(effect_id, []).append(charge)
+                match json.loads(line):
+                    case [effect_id, int(fencing)]:
+                        self.fencing[effect_id] = fencing
+                    case [effect_id, charge]:
+                        self.charges.setdefault(effect_id, []).append(charge)
 
     def take(self, effect_id: str, order: dict[str, object]) -> dict[str, object]:
         """Charge."""
         charge = {"id": f"ch_{secrets.token_hex(12)}", "amount": order["amount"], "currency": order["currency"]}
         self.charges.setdefault(effect_id, []).append(charge)
-        if self.file:
-            with self.file.open("a") as file:
-                file.write(json.dumps([effect_id, charge]) + "\n")
+        self._keep(effect_id, charge)
         return charge
 
     def is_stale(self, effect_id: str, fencing: int) -> bool:
         """Whether a later owner has asked before; remembers this one otherwise."""
         seen = self.fencing.get(effect_id, 0)
-        self.fencing[effect_id] = max(seen, fencing)
+        if fencing > seen:
+            self.fencing[effect_id] = fencing
+            self._keep(effect_id, fencing)
         return fencing < seen
+
+    def _keep(self, effect_id: str, what: object) -> None:
+        if self.file:
+            with self.file.open("a") as file:
+                file.write(json.dumps([effect_id, what]) + "\n")
 
     def next_fault(self) -> Fault | None:
         """The fault of the next charge, if any."""

@@ -73,9 +73,12 @@ class HttpPaymentProvider:
     async def _call(self, method: str, path: str, headers: Mapping[str, str], content: bytes | None = None) -> tuple[int, bytes]:
         try:
             async with self._session().request(method, self._url + path, headers=headers, data=content, allow_redirects=False) as response:
-                reply = await response.content.read(MAXIMUM_REPLY_BYTES)
-                if not response.content.at_eof():
-                    raise ProviderUnavailableError(f"the payment provider answered with more than {MAXIMUM_REPLY_BYTES} bytes")
+                reply = b""
+                # In parts, as they arrive: `read` gives the first of them, not all.
+                async for part in response.content.iter_chunked(MAXIMUM_REPLY_BYTES):
+                    reply += part
+                    if len(reply) > MAXIMUM_REPLY_BYTES:
+                        raise ProviderUnavailableError(f"the payment provider answered with more than {MAXIMUM_REPLY_BYTES} bytes")
                 return response.status, reply
         except (aiohttp.ClientError, TimeoutError, OSError) as ex:
             raise ProviderUnavailableError(f"the payment provider did not answer: {type(ex).__name__}") from ex

@@ -6,9 +6,10 @@ import msgspec
 from falcon import HTTP_201
 from falcon.asgi import Request, Response
 
+from tidegate.idempotency.effect import EffectId
 from tidegate.idempotency.journal import TOMBSTONE_SECONDS
 from tidegate.identity.principal import Principal
-from tidegate.payments.errors import ChargeDeclinedError
+from tidegate.payments.errors import ChargeDeclinedError, ProviderUnavailableError
 from tidegate.payments.provider import Charge, PaymentProvider
 from tidegate.resources.content import read_struct
 from tidegate.resources.errors import PaymentDeclinedError, RecordNotFoundError
@@ -37,16 +38,25 @@ class Payments:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Charge, keep the payment and answer it."""
         order, principal = read_struct(req, PaymentOrder), req.context.principal
-        try:
-            charge: Charge = await req.context.effect.carry_out(
-                lambda effect: self._provider.charge(order.amount, order.currency, effect_id=effect.id, fencing=effect.fencing),
-                lambda effect: self._provider.find(effect_id=effect.id, fencing=effect.fencing),
-            )
-        except ChargeDeclinedError as ex:
-            raise PaymentDeclinedError(str(ex)) from ex
+        charge: Charge = await req.context.effect.carry_out(
+            lambda effect: self._charge(order, effect),
+            lambda effect: self._find(order, effect),
+        )
         req.context.unit_of_work.write(_key(principal, charge.id), msgspec.json.encode(charge))
         resp.media, resp.status = msgspec.to_builtins(charge), HTTP_201
         resp.location = f"/v1/payments/{charge.id}"
+
+    async def _find(self, order: PaymentOrder, effect: EffectId) -> Charge | None:
+        charge = await self._provider.find(effect_id=effect.id, fencing=effect.fencing)
+        if charge is not None and (charge.amount, charge.currency) != (order.amount, order.currency):
+            raise ProviderUnavailableError("the payment provider knows another charge than was asked for")
+        return charge
+
+    async def _charge(self, order: PaymentOrder, effect: EffectId) -> Charge:
+        try:
+            return await self._provider.charge(order.amount, order.currency, effect_id=effect.id, fencing=effect.fencing)
+        except ChargeDeclinedError as ex:
+            raise PaymentDeclinedError(str(ex)) from ex
 
 
 class PaymentEntry:
