@@ -53,7 +53,7 @@ class Effect:
         self,
         journal: Journal,
         name: str,
-        effect_id: str,
+        make_id: Callable[[], str],
         fingerprint: bytes,
         found: Found,
         counts: MutableMapping[ClaimEvent, int],
@@ -61,8 +61,8 @@ class Effect:
     ) -> None:
         self._journal = journal
         self._name = name
-        # A later version of the API may route the same request otherwise: the outside world knows the effect by the first attempt's id.
-        self._id = found.record.effect_id if isinstance(found.record, Claim) else effect_id
+        self._make_id = make_id
+        self._id = ""
         self._fingerprint = fingerprint
         self._found = found
         self._counts = counts
@@ -127,6 +127,8 @@ class Effect:
 
     async def _outcome(self, perform: Callable[[EffectId], Awaitable[T]], reconcile: Callable[[EffectId], Awaitable[T | None]] | None) -> T:
         earlier = self._found.record if isinstance(self._found.record, Claim) else None
+        # A later version of the API may route the same request otherwise: the outside world knows the effect by the first attempt's id.
+        self._id = earlier.effect_id if earlier else self._make_id()
         is_unknown = earlier is not None and not earlier.is_absent
         if is_unknown and reconcile is None:
             raise OutcomeUnknownError("an earlier attempt may have had its effect, and nothing can tell")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tidegate.idempotency.errors import InvalidRecordError
-from tidegate.idempotency.record import Claim, Record, Result, Tombstone, decode, encode
+from tidegate.idempotency.record import Claim, Record, Result, Tombstone, decode, digest, encode
 from tidegate.idempotency.sealing import Sealer
 from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Versioned, Write
 
@@ -88,12 +88,12 @@ class Journal:
             retention_seconds: For how long at least it is replayed.
             tombstone_seconds: For how long at least after that the key cannot be used again.
         """
-        key = result_key(name)
-        writes = [Write(key, self._sealer.seal(encode(result), key, fencing), retention_seconds + RETENTION_MARGIN_SECONDS)]
+        key, encoded = result_key(name), encode(result)
+        writes = [Write(key, self._sealer.seal(encoded, key, fencing), retention_seconds + RETENTION_MARGIN_SECONDS)]
         if fencing:
             writes.append(Write(lease_key(name), None))
         if tombstone_seconds:
-            tombstone = Tombstone(fingerprint=result.fingerprint, outcome=result.digest())
+            tombstone = Tombstone(fingerprint=result.fingerprint, outcome=digest(encoded))
             key = tombstone_key(name)
             kept_seconds = retention_seconds + RETENTION_MARGIN_SECONDS + tombstone_seconds
             writes.append(Write(key, self._sealer.seal(encode(tombstone), key, fencing), kept_seconds))

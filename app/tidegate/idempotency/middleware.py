@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import falcon
@@ -46,7 +47,7 @@ class Mutation:
     Args:
         name: Under which the store knows it.
         fingerprint: What it asks.
-        effect_id: Under which the outside world knows its effect.
+        make_effect_id: Gives the id under which the outside world knows its effect; most have none.
         responder: The method of the resource that answers it.
         found: What the store knew when the request came.
         tombstone_seconds: For how long its key cannot be used again; 0: for as long as its result is kept.
@@ -54,7 +55,7 @@ class Mutation:
 
     name: str
     fingerprint: bytes
-    effect_id: str
+    make_effect_id: Callable[[], str]
     responder: Responder
     found: Found
     tombstone_seconds: int
@@ -114,9 +115,9 @@ class ReplayMiddleware:
             self._outcomes[outcome_of(ex, is_claimed=False)] += 1
             raise
         self._reached(FaultPoint.LOOKED_UP)
-        effect = effect_id(self._key, name, req.method, route)
+        make_effect_id = partial(effect_id, self._key, name, req.method, route)
         tombstone_seconds = getattr(resource, "tombstone_seconds", 0)
-        req.context.mutation = Mutation(name, _fingerprint(req), effect, responder, found, tombstone_seconds)
+        req.context.mutation = Mutation(name, _fingerprint(req), make_effect_id, responder, found, tombstone_seconds)
         req.context.is_repetition = found.record is not None
 
 
@@ -164,7 +165,13 @@ class TransactionMiddleware:
         if resp.complete or mutation is None:
             return
         effect = Effect(
-            self._journal, mutation.name, mutation.effect_id, mutation.fingerprint, mutation.found, self._measures.claims, self._reached
+            self._journal,
+            mutation.name,
+            mutation.make_effect_id,
+            mutation.fingerprint,
+            mutation.found,
+            self._measures.claims,
+            self._reached,
         )
         outcome: Outcome = "failed"
         try:

@@ -40,10 +40,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=1, array_like=True):
     headers: dict[str, str]
     body: bytes
 
-    def digest(self) -> bytes:
-        """Tells this outcome from others, without its content: 16 bytes of SHA-256."""
-        return hashlib.sha256(encode(self)).digest()[:16]
-
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, tag=2, array_like=True):
     """Somebody set out to have an effect outside of the store (IDEM-11). Live while the lease beside it is; then its outcome is unknown.
@@ -70,7 +66,7 @@ class Tombstone(msgspec.Struct, frozen=True, kw_only=True, tag=3, array_like=Tru
 
     Args:
         fingerprint: Of the request.
-        outcome: `Result.digest`.
+        outcome: `digest` of the result, encoded.
     """
 
     fingerprint: bytes
@@ -83,6 +79,11 @@ Record = Result | Claim | Tombstone
 def encode(record: Record) -> bytes:
     """MessagePack of `record`."""
     return msgspec.msgpack.encode(record)
+
+
+def digest(encoded: bytes) -> bytes:
+    """Tells an encoded record from others, without its content: 16 bytes of SHA-256."""
+    return hashlib.sha256(encoded).digest()[:16]
 
 
 def decode(stored: bytes) -> Record:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from functools import cache
 from typing import Any, TypeVar
 
 import falcon
@@ -128,8 +129,14 @@ def _check_text(value: object) -> None:
     json.dumps(value, ensure_ascii=False).encode()
 
 
+@cache
+def _fields(kind: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    # Worked out once: msgspec evaluates the annotations anew each time.
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
+
+
 def _violations(value: dict[str, Any], kind: type[msgspec.Struct]) -> Iterator[Violation]:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    fields = _fields(kind)
     yield from _unknown("$", value.keys() - fields.keys())
     for name, field in fields.items():
         if name not in value:
@@ -148,7 +155,7 @@ def _dropped(path: str, given: object, made: object) -> Iterator[Violation]:
     # msgspec leaves unknown members out without a word, unless a struct says `forbid_unknown_fields`.
     match given, made:
         case dict(), msgspec.Struct():
-            names = {field.encode_name: field.name for field in msgspec.structs.fields(made)}
+            names = {name: field.name for name, field in _fields(type(made)).items()}
             yield from _unknown(path, given.keys() - names.keys() - {made.__struct_config__.tag_field})
             children = [(f".{name}", given[name], getattr(made, names[name])) for name in names if name in given]
         case dict(), dict():
