@@ -12,7 +12,9 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 
 from tidegate import problems
-from tidegate.body import BodyMiddleware, whole_or_error
+from tidegate.admission.middleware import LEFT, AdmissionMiddleware, leave_seat
+from tidegate.admission.seats import Seats
+from tidegate.body import BodyMiddleware, when_left, whole_or_error
 from tidegate.connections.connect import RegionalRedis, connect_region
 from tidegate.idempotency.fault_points import Reached, go_on
 from tidegate.idempotency.journal import LEASE_SECONDS, Journal
@@ -54,7 +56,15 @@ class App(falcon.asgi.App[Request, Response]):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # type: ignore[override]  # of the WSGI base
         """Answer an ASGI scope."""
-        await super().__call__(scope, whole_or_error(receive) if scope["type"] == "http" else receive, send)
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        receive = whole_or_error(receive)
+        scope[LEFT] = when_left(receive)
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            leave_seat(scope)
 
     def add_sink(self, *args: object, **options: object) -> NoReturn:
         """Refuse, and static routes alike: Falcon calls the middleware that guard a resource for routes alone.
@@ -78,12 +88,14 @@ class Adapters:
     store: ConsistentStore
     store_health: StoreHealth
     payments: PaymentProvider | None
+    seats: Seats
     regional: RegionalRedis
     metrics: PlatformMetrics
 
     async def process_startup(self, scope: object, event: object) -> None:
         """Open everything; a Redis that is away does not stop a start."""
         self.metrics.show()
+        draining.at_end(self.seats.stop)
         await self.tiers.start()
         await self.store_health.start()
 
@@ -135,6 +147,7 @@ def create_app(settings: Settings, *, reached: Reached = go_on, lease_seconds: i
             LimitsMiddleware(
                 adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers), replay_tier(settings.replays_per_minute), adapters.measures
             ),
+            AdmissionMiddleware(adapters.seats),
             TransactionMiddleware(
                 journal, problems.render, maximum_result_bytes=settings.maximum_result_bytes, measures=adapters.mutations, reached=reached
             ),
@@ -197,5 +210,11 @@ def _open_adapters(settings: Settings) -> Adapters:
         decides=lambda: measures.decides(time.monotonic()),
     )
     payments = _open_payments(settings) if settings.payments_url else None
-    metrics = PlatformMetrics(measures, tiers, mutations, measured)
-    return Adapters(tiers, measures, mutations, limiter, store, StoreHealth(store), payments, regional, metrics)
+    seats = _open_seats(settings)
+    metrics = PlatformMetrics(measures, tiers, mutations, measured, seats)
+    return Adapters(tiers, measures, mutations, limiter, store, StoreHealth(store), payments, seats, regional, metrics)
+
+
+def _open_seats(settings: Settings) -> Seats:
+    share = settings.default_tier_percent / 100
+    return Seats(settings.seats, least=settings.minimum_seats, default_tier=settings.default_tier, default_share=share)

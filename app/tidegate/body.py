@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from falcon.asgi import Request, Response
@@ -31,6 +32,7 @@ def whole_or_error(receive: Receive) -> Receive:
     """An ASGI `receive` that raises `BodyIncompleteError` where Falcon would take the client's leaving for the end of the body.
 
     Its first event is there at once and empty: Falcon waits for one before it does anything, also for a client that sends none.
+    Whatever comes after the end of the body can only be the client's leaving (`server/protocol.py` tells of one that sends no more).
     """
     is_first, is_complete = True, False
 
@@ -42,10 +44,23 @@ def whole_or_error(receive: Receive) -> Receive:
         event = await receive()
         if event["type"] == "http.disconnect" and not is_complete:
             raise BodyIncompleteError("the connection was closed in the middle of the body")
-        is_complete = is_complete or not event.get("more_body", False)
+        if is_complete:
+            return {"type": "http.disconnect"}
+        is_complete = not event.get("more_body", False)
         return event
 
     return receive_whole
+
+
+def when_left(receive: Receive) -> Callable[[], Awaitable[None]]:
+    """Waits until the client is gone; what it sends meanwhile is thrown away, so nobody else may wait for a body."""
+
+    async def left() -> None:
+        with suppress(BodyIncompleteError):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+    return left
 
 
 class BodyMiddleware:

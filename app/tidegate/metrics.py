@@ -12,6 +12,8 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tidegate.admission.measures import OUTCOMES as ADMISSION_OUTCOMES
+from tidegate.admission.seats import Seats
 from tidegate.distribution import Distribution
 from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
 from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
@@ -39,11 +41,12 @@ class Tiers(Protocol):
 class PlatformMetrics(Collector):
     """The metrics of one worker; none is told apart by a customer."""
 
-    def __init__(self, measures: Measures, tiers: Tiers, mutations: MutationMeasures, store: MeasuredStore) -> None:
+    def __init__(self, measures: Measures, tiers: Tiers, mutations: MutationMeasures, store: MeasuredStore, seats: Seats) -> None:
         self._measures = measures
         self._tiers = tiers
         self._mutations = mutations
         self._store = store
+        self._seats = seats
 
     def show(self) -> None:
         """Have them shown."""
@@ -65,7 +68,7 @@ class PlatformMetrics(Collector):
 
     def _of_limits(self) -> Iterator[Metric]:
         measures, snapshot = self._measures, self._tiers.snapshot
-        yield self._decisions(snapshot)
+        yield _by_tier("tidegate_limits_decisions", "Requests by what became of them.", OUTCOMES, measures.decisions, snapshot)
         is_lost = not measures.decides(time.monotonic())
         yield GaugeMetricFamily("tidegate_limits_store_lost", "1 while the region's Redis does not decide.", is_lost)
         yield CounterMetricFamily(
@@ -76,17 +79,18 @@ class PlatformMetrics(Collector):
         yield GaugeMetricFamily(
             "tidegate_limits_workers", "Workers of the region, as this one shares limits with them.", self._tiers.workers
         )
+        yield from self._admission(snapshot)
         yield CounterMetricFamily("tidegate_tiers_unknown", "Requests that named an unknown tier.", self._tiers.unknown_tiers)
         yield GaugeMetricFamily("tidegate_tiers_revision", "Revision of the tiers in force.", snapshot.revision)
 
-    def _decisions(self, snapshot: TierSnapshot) -> Metric:
-        family = CounterMetricFamily("tidegate_limits_decisions", "Requests by what became of them.", labels=("tier", "outcome"))
-        decisions = self._measures.decisions
-        # From 0 on, so that the first of its kind shows as an increase.
-        for tier in sorted({*snapshot.tiers, *(name for name, _ in decisions)}):
-            for outcome in OUTCOMES:
-                family.add_metric((tier, outcome), decisions.get((tier, outcome), 0))
-        return family
+    def _admission(self, snapshot: TierSnapshot) -> Iterator[Metric]:
+        seats, measures = self._seats, self._seats.measures
+        text = "Requests that need a seat, by how they got one or did not."
+        yield _by_tier("tidegate_admission_requests", text, ADMISSION_OUTCOMES, measures.requests, snapshot)
+        yield GaugeMetricFamily("tidegate_admission_seats", "Requests that may run at once.", seats.seats)
+        yield GaugeMetricFamily("tidegate_admission_seats_taken", "Requests that run.", seats.taken)
+        yield GaugeMetricFamily("tidegate_admission_waiting", "Requests that wait for a seat.", seats.waiting)
+        yield _histogram("tidegate_admission_wait_seconds", "In the queue, whatever became of the request.", {(): measures.wait_seconds})
 
     def _of_mutations(self) -> Iterator[Metric]:
         measures = self._mutations
@@ -102,6 +106,15 @@ class PlatformMetrics(Collector):
         unanswered = {name: made.unanswered for name, made in calls.items()}
         yield _histogram("tidegate_store_call_seconds", "From a call of the store to its answer.", seconds, labels=("call",))
         yield _counter("tidegate_store_unanswered_calls", "Calls that the store did not answer.", "call", unanswered, tuple(calls))
+
+
+def _by_tier(name: str, text: str, outcomes: Iterable[str], counts: Mapping[tuple[str, str], int], snapshot: TierSnapshot) -> Metric:
+    family = CounterMetricFamily(name, text, labels=("tier", "outcome"))
+    # From 0 on, so that the first of its kind shows as an increase.
+    for tier in sorted({*snapshot.tiers, *(tier for tier, _ in counts)}):
+        for outcome in outcomes:
+            family.add_metric((tier, outcome), counts.get((tier, outcome), 0))
+    return family
 
 
 def _counter(name: str, text: str, label: str, counts: Mapping[Name, int], names: Sequence[Name]) -> Metric:

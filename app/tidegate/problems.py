@@ -12,6 +12,8 @@ import msgspec
 import structlog
 from falcon.asgi import Request, Response
 
+from tidegate.admission.errors import NoSeatError
+from tidegate.admission.patience import retry_after_seconds
 from tidegate.body import BodyIncompleteError, BodyTimeoutError, BodyTooLargeError
 from tidegate.contract.errors import TidegateError
 from tidegate.idempotency.errors import (
@@ -118,6 +120,14 @@ REGISTRY: Mapping[type[Exception], ProblemType] = {
     ),
     LimitStoreUnavailableError: _UNAVAILABLE,
     TiersUnavailableError: _UNAVAILABLE,
+    NoSeatError: ProblemType(
+        RATE_LIMIT_BASE + "temporary-reduced-capacity",
+        503,
+        "Capacity is reduced for the moment",
+        "More is asked of this service than it can do; retry after Retry-After.",
+        # Not `region`: an edge that asked another region for each of these would carry the overload over there.
+        {"Tidegate-Unavailable": "capacity"},
+    ),
     StoreUnavailableError: ProblemType(
         BASE + "idempotency-unavailable",
         503,
@@ -193,6 +203,8 @@ def render(error: Exception, req: Request, resp: Response) -> None:
     resp.set_headers({**NO_STORE, **problem.headers})
     if isinstance(error, QuotaExceededError):
         resp.set_headers(refusal_headers(error.decision))
+    if isinstance(error, NoSeatError):
+        resp.set_header("Retry-After", str(retry_after_seconds(error.wait_seconds)))
 
 
 def install(app: falcon.asgi.App[Request, Response]) -> None:

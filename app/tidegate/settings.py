@@ -40,6 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         maximum_result_bytes: Largest answer of a mutation, at most 1 MiB; a handler that gives a larger one does nothing.
         replays_per_minute: How many repetitions of mutations an identity has in a minute, beside its quota.
         default_tier: Tier of a token that names an unknown one.
+        default_tier_percent: Least share of the seats that the default tier's identities have together while they wait (docs/admission.md).
+        seats: Requests that this worker runs at once, or the most of them.
+        minimum_seats: If not 0, there are between so many seats and `seats`, by the latency of handlers; 0: always `seats`.
         tiers_file: Where the last good tiers are kept, so that a restart without Redis still knows them; empty: nowhere.
         payments_url: Address of the payment provider; empty: there are no payments.
         payments_timeout_seconds: Deadline of every call to the payment provider.
@@ -68,6 +71,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     maximum_result_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1_048_576)] = 65_536
     replays_per_minute: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 600
     default_tier: NotEmpty = "free"
+    default_tier_percent: Annotated[int, msgspec.Meta(ge=0, le=50)] = 5
+    seats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    minimum_seats: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
     tiers_file: str = ""
     payments_url: Annotated[str, msgspec.Meta(pattern="^(https?://[^/@?#]+/?)?$")] = ""
     payments_timeout_seconds: Timeout = 10.0
@@ -79,6 +85,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=20)] = 5.0
     metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65_000)] = 0
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+    def __post_init__(self) -> None:
+        if self.minimum_seats > self.seats:
+            raise ValueError(f"{self.minimum_seats} is more than the {self.seats} seats - at `$.minimum_seats`")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

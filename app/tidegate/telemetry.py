@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
@@ -20,6 +21,16 @@ class Draining:
 
     def __init__(self) -> None:
         self.started = False
+        self._at_end: list[Callable[[], None]] = []
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call that when no more connections are taken, while requests still run."""
+        self._at_end.append(call)
+
+    def end(self) -> None:
+        """No more connections are taken."""
+        for call in self._at_end:
+            call()
 
 
 draining = Draining()

@@ -7,7 +7,7 @@ from typing import Any
 
 from tidegate.contract.codec import TierDocument
 from tidegate.contract.errors import InvalidTierError, Violation
-from tidegate.contract.tier import Admission, Lane, Tier
+from tidegate.contract.tier import Lane, Tier
 
 NOT_ENFORCED = "NotEnforced"
 
@@ -68,13 +68,5 @@ def desired_tier(
 
 def not_enforced(tier: Tier) -> tuple[Violation, ...]:
     """The fields that ask for something that this version accepts but does not carry out yet."""
-    # The API server fills in defaults, so a field that was written with its default value cannot be told from an absent one.
-    given, usual = tier.admission, Admission()
-    found = [
-        ("spec.admission.weight", given.weight != usual.weight),
-        ("spec.admission.maxInFlight", given.max_in_flight != usual.max_in_flight),
-        ("spec.admission.queue.maxWait", given.queue_max_wait_milliseconds != usual.queue_max_wait_milliseconds),
-        ("spec.admission.queue.maxDepth", given.queue_max_depth != usual.queue_max_depth),
-        ("spec.cache.lane", tier.cache.lane is not Lane.NONE),
-    ]
+    found = [("spec.cache.lane", tier.cache.lane is not Lane.NONE)]
     return tuple(Violation(path, NOT_ENFORCED, "is accepted but not enforced by this version") for path, is_asked in found if is_asked)

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 from redis.crc import key_slot
 
+from tidegate.admission.measures import OUTCOMES as ADMISSION_OUTCOMES
+from tidegate.admission.seats import Seats
 from tidegate.contract.keys import sharded, usage
 from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
 from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
@@ -64,7 +66,7 @@ def test_metrics_and_their_documentation_are_equal() -> None:
     text = (ROOT / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `(tidegate_\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE)
     tiers = SimpleNamespace(unknown_tiers=0, workers=1, snapshot=SimpleNamespace(revision=1, tiers={"free": None}))
-    families = list(PlatformMetrics(Measures(), tiers, MutationMeasures(), MeasuredStore(None)).collect())
+    families = list(PlatformMetrics(Measures(), tiers, MutationMeasures(), MeasuredStore(None), Seats(1)).collect())
     labels = {family.name: {label for sample in family.samples for label in sample.labels} - {"le"} for family in families}
 
     written = {name: (kind, set(re.findall(r"`(\w+)`", names))) for name, kind, names in rows}
@@ -74,6 +76,7 @@ def test_metrics_and_their_documentation_are_equal() -> None:
         ("outcome | the request", OUTCOMES),
         ("outcome | the mutation", MUTATION_OUTCOMES),
         ("event | the claim", CLAIM_EVENTS),
+        ("admission | the request", ADMISSION_OUTCOMES),
     ]:
         table = text.split(f"| {heading} |")[1].split("\n\n")[0]
         assert tuple(re.findall(r"^\| `([a-z_]+)` \| [a-z]", table, re.MULTILINE)) == expected

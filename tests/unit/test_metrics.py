@@ -9,6 +9,9 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
+from tidegate.admission.measures import OUTCOMES as ADMISSION_OUTCOMES
+from tidegate.admission.seats import Seats
+from tidegate.contract.tier import Tier
 from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
 from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
 from tidegate.limits.measures import OUTCOMES, Measures
@@ -26,11 +29,13 @@ def shown(
     unknown: int = 0,
     mutations: MutationMeasures | None = None,
     store: MeasuredStore | None = None,
+    seats: Seats | None = None,
 ) -> dict[tuple[str, Labels], float]:
     registry = CollectorRegistry()
     snapshot = SimpleNamespace(revision=revision, tiers=dict.fromkeys(tiers))
     source = SimpleNamespace(snapshot=snapshot, unknown_tiers=unknown, workers=4)
-    registry.register(PlatformMetrics(measures or Measures(), source, mutations or MutationMeasures(), store or MeasuredStore(None)))
+    kept = mutations or MutationMeasures(), store or MeasuredStore(None), seats or Seats(1)
+    registry.register(PlatformMetrics(measures or Measures(), source, *kept))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
 
@@ -135,3 +140,18 @@ async def test_calls_of_the_store_are_timed_if_answered_and_counted_if_not():
     assert [values["tidegate_store_call_seconds_count", kind] for kind in kinds] == [1, 1]
     assert all(0 < values["tidegate_store_call_seconds_sum", kind] < 10 for kind in kinds)
     assert [values["tidegate_store_unanswered_calls_total", kind] for kind in kinds] == [0, 1]
+
+
+async def test_seats_are_shown_as_they_are_taken():
+    seats = Seats(3)
+    tier = Tier.from_spec("free", {"windows": [{"name": "minute", "limit": 9, "period": "1m"}]})
+    seats.take("a", tier)
+
+    values = shown(Measures(), "free", seats=seats)
+
+    names = ("seats", "seats_taken", "waiting", "wait_seconds_count")
+    assert [values[f"tidegate_admission_{name}", ()] for name in names] == [3, 1, 0, 0]
+    requests = {
+        outcome: values["tidegate_admission_requests_total", (("outcome", outcome), ("tier", "free"))] for outcome in ADMISSION_OUTCOMES
+    }
+    assert requests == {**dict.fromkeys(ADMISSION_OUTCOMES, 0), "at_once": 1}

@@ -170,3 +170,8 @@ def test_a_path_of_nothing_is_refused(name: str):
 def test_a_missing_variable_is_named(name: str):
     with pytest.raises(SettingsError, match=name):
         Settings.from_environment({other: value for other, value in SOUND.items() if other != name})
+
+
+def test_the_least_seats_are_no_more_than_the_most():
+    assert Settings.from_environment(SOUND | {"TIDEGATE_MINIMUM_SEATS": "8", "TIDEGATE_SEATS": "8"}).minimum_seats == 8
+    assert str(refusal(TIDEGATE_MINIMUM_SEATS="9", TIDEGATE_SEATS="8")) == "9 is more than the 8 seats - at TIDEGATE_MINIMUM_SEATS"

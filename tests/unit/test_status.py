@@ -132,10 +132,7 @@ def test_fields_that_this_version_does_not_enforce_are_named_and_are_no_error():
 
     status = build_status(asking, [seen("frankfurt", asking)], now=FIRST)
 
-    assert {problem["path"] for problem in status["problems"]} == {
-        "spec.admission.weight",
-        "spec.cache.lane",
-    }
+    assert {problem["path"] for problem in status["problems"]} == {"spec.cache.lane"}
     assert {problem["reason"] for problem in status["problems"]} == {"NotEnforced"}
     assert condition(status, "Ready")[0] == "True"
 

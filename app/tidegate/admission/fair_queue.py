@@ -82,6 +82,8 @@ class FairQueue(Generic[T]):
         elif flow.admission is not admission:
             flow.admission, is_new_tier = admission, flow.is_default != is_default
             self._compete(flow, is_new_tier=is_new_tier)
+            if flow.waiting:
+                self._list(flow)  # it may run more at once now
         return flow
 
     def put(self, ticket: T, now: float) -> bool:

@@ -35,6 +35,8 @@ def replay_tier(replays_per_minute: int) -> Tier:
 class LimitsMiddleware:
     """Leaves the `Decision` on `req.context.decision`: None where limits do not apply or, with `onStoreLoss: Open`, cannot.
 
+    Where limits apply, `req.context.cost` is what the request costs after the tier's cost rules.
+
     A tier in Shadow is counted as if it were enforced; refusals are only logged, and no fields promise anything.
     Without Redis the tier's `onStoreLoss` decides, Open for one in Shadow, and the response says which way in `Tidegate-Limits`.
     A repeated mutation (`req.context.is_repetition`) is charged to the identity's replays alone.
@@ -98,6 +100,7 @@ class LimitsMiddleware:
         tids, tier = self._charged(req)
         policy = policy_of(tier)
         amounts = Amounts(policy.cost(req.method, req.uri_template or ""), len(req.context.body))
+        req.context.cost = amounts.cost
         is_enforced = tier.enforcement is Enforcement.ENFORCE
         outcome = "failed"
         try:

@@ -46,6 +46,17 @@ UPGRADE: Refusal = (HTTPStatus.BAD_REQUEST, "A request to upgrade must have no c
 TOO_MANY: Refusal = (HTTPStatus.TOO_MANY_REQUESTS, f"At most {MOST_WAITING} requests may wait on one connection.")
 
 
+class Ended(asyncio.Event):
+    """Of a client that sends no more: there is nothing to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set()
+
+    def clear(self) -> None:
+        """Stay as it is."""
+
+
 class RefusedError(Exception):
     """Raised in a callback of the parser to end its work on a connection."""
 
@@ -126,9 +137,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 timer.cancel()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that sends no more still gets the answers to what it sent whole; returns whether the connection stays for that."""
+        """A client that sends no more still gets the answers to what it sent whole; returns whether the connection stays for that.
+
+        Mostly it is gone, but nobody can tell. The application sees it by events after the end of the body, and may do without the answer.
+        """
         if self._is_in_head and self._is_answer_due():
             self.cycle.keep_alive = False
+            waited_for, self.cycle.message_event = self.cycle.message_event, Ended()
+            waited_for.set()
             return True
         return False
 

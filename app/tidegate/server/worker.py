@@ -1,13 +1,15 @@
 """The gunicorn worker that drains: readiness goes off first, requests are served on, then it stops; named by `gunicorn_config.py`.
 
 Order of a stop (OPS-2): SIGTERM -> `/readyz` says 503 -> `drain_seconds` for endpoints and edges to notice -> no new connections
--> requests in flight end -> Redis connections close -> exit. gunicorn's `graceful_timeout` bounds the whole.
+-> requests that wait for a seat are refused -> requests in flight end -> Redis connections close -> exit. gunicorn's `graceful_timeout`
+bounds the whole.
 """
 
 import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 from types import FrameType
 
@@ -50,6 +52,11 @@ class DrainingServer(Server):
         draining.started = True
         loop = asyncio.get_running_loop()
         loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, super().handle_exit, sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; what has not begun to run by now would not end in time."""
+        draining.end()
+        await super().shutdown(sockets)
 
 
 class DrainingWorker(UvicornWorker):  # type: ignore[misc]  # the package has no type information
