@@ -24,6 +24,7 @@ class FakeApi(ThreadingHTTPServer):
 
     daemon_threads = True
     status = 200
+    unavailable = ""
 
     def __init__(self, region: Region) -> None:
         self.region = region
@@ -37,6 +38,8 @@ class FakeAnswer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/readyz" else self.server.status)
         self.send_header("Tidegate-Region", self.server.region.name)
+        if self.server.unavailable:
+            self.send_header("Tidegate-Unavailable", self.server.unavailable)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -113,3 +116,16 @@ def test_an_ejected_region_that_recovers_is_asked_again(layout: Layout, frankfur
     frankfurt.status = 200
 
     eventually(lambda: answers(layout, 1) == [(200, "frankfurt")], seconds=5)
+
+
+def test_an_overloaded_region_is_neither_given_up_nor_relieved_at_the_expense_of_the_other(layout: Layout, frankfurt: FakeApi) -> None:
+    """What it cannot serve is refused: 100 refusals in a row, of which three would eject a region that fails."""
+    frankfurt.status, frankfurt.unavailable = 503, "capacity"
+
+    assert answers(layout, 100) == [(503, "frankfurt")] * 100
+
+
+def test_what_a_region_cannot_decide_is_asked_of_the_other(layout: Layout, frankfurt: FakeApi) -> None:
+    frankfurt.status, frankfurt.unavailable = 503, "region"
+
+    assert answers(layout, 20) == [(200, "dublin")] * 20

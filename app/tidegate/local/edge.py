@@ -106,6 +106,7 @@ def _cluster(own: Region, regions: Sequence[Region]) -> Json:
         "explicit_http_config": {"http_protocol_options": {}},
         # Below the workers' 75 s, or the edge would use a connection that its worker is closing.
         "common_http_protocol_options": {"idle_timeout": "60s"},
+        "outlier_detection": {"error_matcher": {"and_match": {"rules": [_has_failed(), {"not_match": _is_overloaded()}]}}},
     }
     return {
         "name": _CLUSTER,
@@ -144,6 +145,15 @@ def _health_check() -> Json:
         "healthy_threshold": 1,
         "http_health_check": {"path": "/readyz"},
     }
+
+
+def _has_failed() -> Json:
+    return {"http_response_headers_match": {"headers": [{"name": ":status", "range_match": {"start": 500, "end": 600}}]}}
+
+
+def _is_overloaded() -> Json:
+    """A region that serves as many as it can: the rest must not be served by the other, or both would be overloaded."""
+    return {"http_response_headers_match": {"headers": [{"name": "tidegate-unavailable", "string_match": {"exact": "capacity"}}]}}
 
 
 def _ejection() -> Json:
