@@ -90,6 +90,9 @@ bench-loss: .venv/.dev ## The cost of a decision while Redis is lost
 bench-limits: .venv/.bench ## The cost of one decision, beside other limiters (ARGS="--rounds 1 --decisions 2000")
 	$(BIN)/python -m bench.limits $(ARGS)
 
+bench-overload: .venv/.dev ## Goodput, fairness and latency when more is asked than can be done (ARGS="--seconds 5")
+	$(BIN)/python -m bench.overload $(ARGS)
+
 bench-store: .venv/.bench ## What a read and a commit on etcd cost, through its gateway and through gRPC
 	$(BIN)/python -m bench.store
 
@@ -104,4 +107,4 @@ clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
 .PHONY: help run demo test test-exact test-store test-chaos test-local test-kube check chart bench-servers bench-script bench-limits bench-loss \
-	bench-http bench-mutations bench-store lock clean
+	bench-http bench-mutations bench-overload bench-store lock clean

@@ -12,7 +12,6 @@ The first table goes through the API step by step, each line with what the line 
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 
 from bench import proxies
 from bench.cores import BESIDE, MEASURED
-from bench.stage import IDENTITIES, Stage, server, tree_microseconds
+from bench.stage import IDENTITIES, Stage, beside, server, tree_microseconds
 from bench.valkey import cpu_microseconds, free_port, valkey
 from redis import Redis
 
@@ -113,7 +112,7 @@ class Servers:
     def _envoy(self, name: str, port: int, listener: proxies.Json, core: list[str], upstream: int) -> None:
         configuration = self._write(f"envoy-{port}.json", proxies.envoy([listener], upstream))
         options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]
-        self._start(name, port, [*core, _beside("envoy"), "-c", str(configuration), *options])
+        self._start(name, port, [*core, beside("envoy"), "-c", str(configuration), *options])
 
     def _traefik(self, upstream: int) -> None:
         port = free_port()
@@ -121,17 +120,12 @@ class Servers:
         provider = {"file": {"filename": str(self._write("dynamic.json", dynamic)), "watch": False}}
         # JSON is YAML; the file's name decides how it is read.
         configuration = self._write("traefik.yaml", {**static, "providers": provider})
-        self._start("traefik", port, [*MEASURED, _beside("traefik"), f"--configFile={configuration}"])
+        self._start("traefik", port, [*MEASURED, beside("traefik"), f"--configFile={configuration}"])
 
     def _write(self, name: str, content: proxies.Json) -> Path:
         path = self._stage.folder / name
         path.write_text(json.dumps(content))
         return path
-
-
-def _beside(program: str) -> str:
-    beside = Path(sys.executable).parent / program
-    return str(beside) if beside.exists() else shutil.which(program) or program
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ LIMIT = 10**6
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 
-def envoy(listeners: list[Json], upstream_port: int) -> Json:
+def envoy(listeners: list[Json], *upstream_ports: int) -> Json:
     """An Envoy with these listeners."""
-    endpoint = {"endpoint": {"address": _address(upstream_port)}}
-    assignment = {"cluster_name": "upstream", "endpoints": [{"lb_endpoints": [endpoint]}]}
+    endpoints = [{"endpoint": {"address": _address(port)}} for port in upstream_ports]
+    assignment = {"cluster_name": "upstream", "endpoints": [{"lb_endpoints": endpoints}]}
     cluster = {"name": "upstream", "type": "STATIC", "connect_timeout": "1s", "load_assignment": assignment}
     return {"static_resources": {"listeners": listeners, "clusters": [cluster]}}
 
@@ -47,6 +47,20 @@ def limited(port: int) -> Json:
         "descriptors": [{"entries": [{"key": "token"}], "token_bucket": bucket}],
         "max_dynamic_descriptors": 2 * IDENTITIES,
         "always_consume_default_token_bucket": False,
+    }
+    return _listener(port, {"route": {"cluster": "upstream"}}, [{"name": "envoy.filters.http.local_ratelimit", "typed_config": limit}])
+
+
+def capped(port: int, per_second: int) -> Json:
+    """A listener that passes so many a second on, whoever asks."""
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    limit = {
+        "@type": f"{_FILTERS}.http.local_ratelimit.v3.LocalRateLimit",
+        "stat_prefix": "local",
+        "filter_enabled": always,
+        "filter_enforced": always,
+        # A quarter of a second of it as a burst.
+        "token_bucket": {"max_tokens": per_second // 4, "tokens_per_fill": per_second // 4, "fill_interval": "0.25s"},
     }
     return _listener(port, {"route": {"cluster": "upstream"}}, [{"name": "envoy.filters.http.local_ratelimit", "typed_config": limit}])
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -44,8 +45,6 @@ class Stage:
     """Keys, tokens and settings in `folder`, and the Valkey at `url`."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        if not shutil.which("wrk"):
-            raise SystemExit("wrk is needed (Debian package wrk)")
         self.folder = folder
         self.url = url
         self._issuer = Keys(folder / "keys")
@@ -86,6 +85,10 @@ class Stage:
         grants = [Grant(tier, tenant=f"tenant-{number}", client=f"client-{number}") for number in range(tenants)]
         return ",\n".join(f'"{self._issuer.mint(grant)}"' for grant in grants)
 
+    def token(self, tier: str, tenant: str) -> str:
+        """One for a customer of that tier."""
+        return self._issuer.mint(Grant(tier, tenant=tenant, client="client"))
+
     def load(self, url: str, tier: str, identities: int, seconds: int) -> Load:
         """64 connections that ask as fast as they are answered."""
         return self.run_wrk(url, self._requests(tier, identities), 64, seconds)
@@ -93,6 +96,8 @@ class Stage:
     @staticmethod
     def run_wrk(url: str, script: Path, connections: int, seconds: int) -> Load:
         """So many connections that ask what `script` says, as fast as they are answered."""
+        if not shutil.which("wrk"):
+            raise SystemExit("wrk is needed (Debian package wrk)")
         command = [*BESIDE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "Non-2xx" not in out, out
@@ -105,6 +110,12 @@ class Stage:
 
     def _requests(self, tier: str, identities: int) -> Path:
         return self.folder / f"{tier}-{identities}.lua"
+
+
+def beside(program: str) -> str:
+    """A program that was installed with this Python, or else one on PATH."""
+    found = Path(sys.executable).parent / program
+    return str(found) if found.exists() else shutil.which(program) or program
 
 
 @contextmanager

@@ -105,6 +105,16 @@ def test_a_weight_of_1_beside_a_hundred_of_1000_is_served():
     assert "small" in {ticket.flow.identity for ticket in serve(queue, 101)}
 
 
+def test_who_asks_rarely_is_next_although_many_wait_whose_turn_is_as_near():
+    queue: FairQueue[Ticket] = FairQueue()
+    for number in range(50):
+        fill(queue, queue.flow(f"busy-{number}", weighing(1)), [1] * 9)
+    serve(queue, 120)
+    fill(queue, queue.flow("rare", weighing(1)), [1])
+
+    assert [ticket.flow.identity for ticket in serve(queue, 1)] == ["rare"]
+
+
 def test_whoever_was_served_dearly_waits_for_the_others():
     queue: FairQueue[Ticket] = FairQueue()
     fill(queue, queue.flow("dear", weighing(1)), [10, 1])

@@ -16,6 +16,10 @@ STANDING_SECONDS = 0.1
 """A flow in which somebody waited all this time is overloaded (the interval of CoDel): from then on its newest goes first, who can still be
 served in time, while the oldest run into their deadlines (ACM Queue, "Fail at Scale")."""
 
+SERVED = 1 << 50
+"""Of equal tags, those go first whose flow has just come: who asks rarely does not wait for all who ask without end. Tags of flows that
+came together stay equal for long, and which of them is first is free to choose (Goyal et al., 2)."""
+
 
 class Flow:
     """An identity that has requests waiting or running, or was served so lately that its next must come later; made by `FairQueue.flow`."""
@@ -116,7 +120,7 @@ class FairQueue(Generic[T]):
             if ticket.deadline > now:
                 flow.in_flight += 1
                 flow.start = start + ticket.cost / self._rate(flow)
-                heapreplace(heap, (flow.start, next(self._sequence), flow))
+                heapreplace(heap, (flow.start, SERVED + next(self._sequence), flow))
             if not flow.waiting:
                 self._compete(flow)
             if ticket.deadline > now:
