@@ -22,6 +22,8 @@ from tidegate.contract.tier import Tier
 from tidegate.settings import Settings
 
 QUEUE = {"maxWait": "30s", "maxDepth": 2}
+# A busy machine must not have a request refused for another reason.
+CALM = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "10", "TIDEGATE_REDIS_TIMEOUT_SECONDS": "10", "TIDEGATE_STORE_TIMEOUT_SECONDS": "10"}
 
 
 class Gate:
@@ -78,7 +80,7 @@ async def place(
 ) -> AsyncIterator[Place]:
     await publish(redis, "pro")
     urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkeys(*DURABLE).url}
-    app, gate = create_app(Settings.from_environment(issuer.environment | urls | {"TIDEGATE_SEATS": "1"})), Gate()
+    app, gate = create_app(Settings.from_environment(issuer.environment | urls | CALM | {"TIDEGATE_SEATS": "1"})), Gate()
     app.add_route("/v1/gate", gate)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(lifespan(app))
@@ -240,6 +242,7 @@ async def test_a_stopping_worker_refuses_who_still_waits_and_finishes_what_runs(
         TIDEGATE_DRAIN_SECONDS="0.3",
         TIDEGATE_STORE_URL=valkeys(*DURABLE).url,
         HANDLER_SECONDS="1",
+        **CALM,
     )
     wait_for(f"http://127.0.0.1:{port}/readyz", 200)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=bearer(issuer.mint("pro")), timeout=30) as client:
@@ -260,7 +263,7 @@ async def test_equal_tenants_of_a_worker_are_served_equally_beside_one_that_asks
 ) -> None:
     """RL-16, by counts alone, so that the pace of the machine does not matter: everybody always has somebody waiting."""
     await publish(redis, "pro", queue={"maxWait": "60s", "maxDepth": 100}, maxInFlight=100)
-    start("tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url, HANDLER_SECONDS="0.02")
+    start("tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url, HANDLER_SECONDS="0.02", **CALM)
     wait_for(f"http://127.0.0.1:{port}/readyz", 200)
     served = dict.fromkeys(["heavy", "a", "b", "c", "d"], 0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
