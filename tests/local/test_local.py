@@ -48,7 +48,7 @@ def test_it_says_where_everything_is_and_what_to_try(shared_run) -> None:
     assert len(shared_run.ports("edge")) == len(shared_run.ports("API")) == 2
     assert all(f"\n  {tier}" in output for tier in ("free", "pro", "enterprise"))
     assert "region kill frankfurt" in output
-    assert output.count("curl -i") == 2
+    assert output.count("curl -i") == 3
 
 
 def test_each_edge_serves_from_its_own_region(shared_run) -> None:
@@ -201,8 +201,8 @@ def test_a_killed_run_leaves_nothing_behind(start_run) -> None:
     """SIGKILL of `tidegate up` itself: whoever supervises the servers hears of it, and ends them."""
     run = start_run()
     run.ports("edge")
-    # supervisord, two regions of Redis, gunicorn with two workers and Envoy, the store, the operator.
-    assert len(find_leftovers(run.state)) == 13
+    # supervisord, two regions of Redis, gunicorn with two workers and Envoy, the store, the payment provider, the operator.
+    assert len(find_leftovers(run.state)) == 14
 
     run.end(signal.SIGKILL)
 
@@ -221,7 +221,7 @@ def test_the_run_after_a_killed_one_cleans_up_and_starts(start_run) -> None:
 
     second = start_run()
 
-    assert len(orphans) == 12
+    assert len(orphans) == 13
     assert f"Ended {len(orphans)} processes that an earlier run had left behind" in second.wait_for("Ctrl-C stops everything")
     assert get(second.ports("edge")[0], second.token()).status == 200
     assert second.end() == 0

@@ -94,6 +94,21 @@ async def test_that_a_store_is_another_is_told_before_what_else_ails_it(store, m
         await trusted.check()
 
 
+async def test_workers_that_meet_at_a_new_store_all_trust_the_mark_of_the_first(store, memories, monkeypatch):
+    """One looks while the other makes it, and must not take the region's memory for one of another store."""
+    memory = memories()
+    recall = memory.recall
+
+    async def recalled_late() -> object:
+        monkeypatch.setattr(memory, "recall", recall)
+        await TrustedStore(store, memory).verify()
+        return await recall()
+
+    monkeypatch.setattr(memory, "recall", recalled_late)
+
+    assert isinstance(await TrustedStore(store, memory).commit(*COMMIT), Committed)
+
+
 async def test_a_worker_that_starts_refuses_what_its_region_knows_to_be_another(store, memories):
     memory = memories()
     await TrustedStore(store, memory).commit(*COMMIT)

@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jwt
@@ -51,8 +53,15 @@ def test_a_port_beyond_the_last_is_refused(tmp_path: Path) -> None:
         check_ports(Layout.at(tmp_path, tmp_path, 65535))
 
 
-def test_directories_belong_to_the_owner_alone(tmp_path: Path) -> None:
-    layout = Layout.at(tmp_path / "state", tmp_path, 8080)
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Sockets bear no long paths, and pytest's own are long."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+def test_directories_belong_to_the_owner_alone(short_path: Path) -> None:
+    layout = Layout.at(short_path / "state", short_path, 8080)
 
     layout.make_directories()
 
@@ -72,14 +81,14 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "logs/app.log").exists()
 
 
-def test_a_directory_that_is_ours_is_taken_again(tmp_path: Path) -> None:
+def test_a_directory_that_is_ours_is_taken_again(short_path: Path) -> None:
     for _ in range(2):
-        Layout.at(tmp_path / "state", tmp_path, 8080).make_directories()
+        Layout.at(short_path / "state", short_path, 8080).make_directories()
 
 
-def test_a_path_that_supervisord_would_cut_off_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_supervisord_would_cut_off_is_refused(short_path: Path) -> None:
     with pytest.raises(LocalRunError, match="comment sign"):
-        Layout.at(tmp_path / "a #b", tmp_path, 8080).make_directories()
+        Layout.at(short_path / "a #b", short_path, 8080).make_directories()
 
 
 def test_a_socket_path_too_long_is_refused_with_a_way_out(tmp_path: Path) -> None:

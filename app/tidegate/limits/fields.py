@@ -37,7 +37,7 @@ class LimitField:
         self._template = ", ".join(f'"{window.name}";r=%d;t=%d' for window in windows)
         self._shorter: list[tuple[int, int, int | None]] = []
         latest: dict[Unit, int] = {}
-        for place in sorted(range(len(windows)), key=lambda place: windows[place].period_seconds):
+        for place in sorted(range(len(windows)), key=lambda place: (windows[place].period_seconds, windows[place].limit)):
             window = windows[place]
             self._shorter.append((place, min(window.limit, LARGEST_INTEGER), latest.get(window.unit)))
             latest[window.unit] = place

@@ -58,8 +58,9 @@ class TrustedStore:
             StoreMisconfiguredError: The store is another.
             StoreUnavailableError: It did not answer, or nobody can tell.
         """
-        stored, version = await _marked(self._store)
+        # In this order: what a region remembers was in the store before, so a mark that is being made is never missed.
         recalled = await self._recall()
+        stored, version = await _marked(self._store)
         # Of two that were accepted equally often, the one that this process knows from its own work.
         remembered = max(filter(None, (self._own, recalled)), key=lambda one: one.adoptions, default=None)
         verdict = judge(stored, remembered)
