@@ -36,7 +36,10 @@ demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a r
 	$(BIN)/tidegate demo
 
 test: .venv/.dev ## The fast set, against real Valkey servers
-	$(BIN)/pytest --numprocesses 4 -m "not etcd"
+	$(BIN)/pytest --numprocesses 4 -m "not etcd and not worker"
+
+test-worker: .venv/.dev ## Workers as they are deployed: start, stop, protocol, queue, and the OpenAPI document held to their answers
+	$(BIN)/pytest --numprocesses 4 -m worker
 
 test-exact: .venv/.dev ## Limits against exact logs of four workers, failovers, and 10,000 histories against the script's model
 	$(BIN)/pytest tests/exact
@@ -106,5 +109,5 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-exact test-store test-chaos test-local test-kube check chart bench-servers bench-script bench-limits bench-loss \
+.PHONY: help run demo test test-worker test-exact test-store test-chaos test-local test-kube check chart bench-servers bench-script bench-limits bench-loss \
 	bench-http bench-mutations bench-overload bench-store lock clean

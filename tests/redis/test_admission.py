@@ -21,6 +21,8 @@ from tidegate.contract.codec import TierDocument, encode_tier
 from tidegate.contract.tier import Tier
 from tidegate.settings import Settings
 
+pytestmark = pytest.mark.worker
+
 QUEUE = {"maxWait": "30s", "maxDepth": 2}
 # A busy machine must not have a request refused for another reason.
 CALM = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "10", "TIDEGATE_REDIS_TIMEOUT_SECONDS": "10", "TIDEGATE_STORE_TIMEOUT_SECONDS": "10"}

@@ -22,6 +22,8 @@ from tidegate.application import create_app
 from tidegate.routing import SAFE_METHODS, Router
 from tidegate.settings import Settings
 
+pytestmark = pytest.mark.worker
+
 TEXT = resources.files("tidegate.resources").joinpath("openapi.yaml").read_bytes()
 DOCUMENT: dict[str, Any] = yaml.safe_load(TEXT)
 METHODS = {"get", "post", "put", "patch", "delete"}

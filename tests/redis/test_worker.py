@@ -20,6 +20,8 @@ from tests.redis.conftest import Start, publish_pro, wait_for
 from tidegate.contract import keys
 from tidegate.contract.codec import decode_heartbeat
 
+pytestmark = pytest.mark.worker
+
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
