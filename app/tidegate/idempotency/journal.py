@@ -1,7 +1,6 @@
 """Where the store keeps what is known of each mutation; called by `middleware.py`, `effect.py` and `tidegate.mutations`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -18,8 +17,7 @@ LEASE_SECONDS = 15
 """How long a claim outlives its last renewal; counted by the store, as the clock of a worker may be wrong (IDEM-17)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """What the store knows of a mutation.
 
     Args:
@@ -32,7 +30,7 @@ class Found:
     record: Record | None = None
     version: int = ABSENT
     is_live: bool = False
-    prefetched: Mapping[str, Versioned | None] = field(default_factory=dict)
+    prefetched: Mapping[str, Versioned | None] = msgspec.field(default_factory=dict)
 
 
 def result_key(name: str) -> str:

@@ -4,11 +4,14 @@ import base64
 import hmac
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from tidegate.idempotency.errors import KeyInvalidError, KeyMissingError
 from tidegate.idempotency.fingerprint import join
 from tidegate.identity.principal import Principal
 
+MEMO_CALLERS = 8192
+"""Remembered by a worker, as many as tokens."""
 MINIMUM_LENGTH = 16
 MAXIMUM_LENGTH = 255
 
@@ -49,9 +52,14 @@ def storage_name(secret: bytes, principal: Principal, key: str) -> str:
 
     128 bits in 22 base64url characters: each is stored up to three times.
     """
-    parts = (principal.issuer, principal.tenant, principal.client_id, principal.subject, key)
-    digest = hmac.digest(secret, join(part.encode() for part in parts), "sha256")
+    caller = _caller(principal.issuer, principal.tenant, principal.client_id, principal.subject)
+    digest = hmac.digest(secret, caller + join((key.encode(),)), "sha256")
     return base64.urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
+
+
+@lru_cache(MEMO_CALLERS)
+def _caller(*names: str) -> bytes:
+    return join(name.encode() for name in names)
 
 
 def effect_id(secret: bytes, name: str, method: str, route: str) -> str:

@@ -3,11 +3,11 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import falcon
+import msgspec
 from falcon.asgi import Request, Response
 
 from tidegate.contract.errors import TidegateError
@@ -34,14 +34,14 @@ from tidegate.store.base import ABSENT, Conflict
 ATTEMPTS = 24
 """Runs of a handler before it is given up: twenty writers of one balance all land, with room to spare."""
 LONGEST_PAUSE_SECONDS = 0.1
+EMPTY: Mapping[str, str] = {}
 
 Responder = Callable[..., Awaitable[None]]
 Prefetch = Callable[..., Sequence[str]]
 Render = Callable[[Exception, Request, Response], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Mutation:
+class Mutation(msgspec.Struct, frozen=True):
     """A request that changes something.
 
     Args:
@@ -217,8 +217,7 @@ class TransactionMiddleware:
             if conflict:
                 is_taken = result_key(mutation.name) in conflict.keys
                 return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp) if is_taken else None
-        resp.set_headers(draft.headers)
-        _put(result, resp)
+        _put(result, resp, draft.headers)
         return outcome
 
     async def _run(self, mutation: Mutation, unit: UnitOfWork, req: Request, draft: Response, params: dict[str, Any]) -> Result:
@@ -302,10 +301,10 @@ def _settle(found: Found, mutation: Mutation, resp: Response) -> bool:
     return True
 
 
-def _put(result: Result, resp: Response) -> None:
+def _put(result: Result, resp: Response, of_one_response: Mapping[str, str] = EMPTY) -> None:
     # First answers go this way too, so that a replay differs from them in its marker and in fields of one response alone.
     resp.status = result.status
-    resp.set_headers({**result.headers, "Cache-Control": "no-store"})
+    resp.set_headers({**of_one_response, **result.headers, "cache-control": "no-store"})
     resp.data = result.body
     resp.complete = True
 

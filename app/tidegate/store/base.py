@@ -1,23 +1,22 @@
 """The port of the consistent store: versioned reads and one conditional commit; called by the idempotency room and the resources."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 ABSENT = 0
 """Expected version of a key that must not exist."""
 
 
-@dataclass(frozen=True, slots=True)
-class Versioned:
+class Versioned(msgspec.Struct, frozen=True):
     """A value and the version of the commit that wrote it; a version is never given twice, not even after a deletion."""
 
     value: bytes
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """Sets `key` to `value`, or deletes it if `value` is None.
 
     Args:
@@ -33,15 +32,13 @@ class Write:
     retention_seconds: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True):
     """All writes are durable; `version` is the version of every one of them."""
 
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """Nothing was written: `keys` no longer have the expected versions."""
 
     keys: tuple[str, ...]
