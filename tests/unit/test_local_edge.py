@@ -98,15 +98,17 @@ def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 def test_a_region_that_fails_but_calls_itself_ready_is_left_alone_for_a_while(layout: Layout, frankfurt: FakeApi) -> None:
     """Three failures and it is out for a second, then for two: its health check, which passes, does not bring it back."""
     frankfurt.status = 503
+    failures, outs, end = [time.monotonic()], [], time.monotonic() + 15
 
-    heard, end = [], time.monotonic() + 2.4
-    while time.monotonic() < end:
-        heard += answers(layout, 5)
+    while len(outs) < 2 and time.monotonic() < end:
+        if answers(layout, 1) == [(503, "frankfurt")]:
+            failures.append(time.monotonic())
+            if failures[-1] - failures[-2] > 0.4:
+                outs.append(failures[-1] - failures[-2])
 
-    # Out from 0 s to 1 s and from 1 s to 3 s. One failure more than three may be on its way when a region is put out.
-    assert heard[:3] == [(503, "frankfurt")] * 3
-    assert heard.count((503, "frankfurt")) <= 8
-    assert (200, "dublin") in heard
+    # More failures than three may be on their way when it is put out, on a busy machine; and a moment of each rest is over by then.
+    assert len(failures) > 6
+    assert [out > least for out, least in zip(outs, (0.6, 1.5), strict=True)] == [True, True], outs
 
 
 def test_an_ejected_region_that_recovers_is_asked_again(layout: Layout, frankfurt: FakeApi) -> None:
