@@ -9,7 +9,7 @@ from falcon.asgi import Request, Response
 from tidegate.idempotency.journal import TOMBSTONE_SECONDS
 from tidegate.identity.principal import Principal
 from tidegate.resources.content import read_struct
-from tidegate.resources.errors import RecordNotFoundError
+from tidegate.resources.stored import answer_stored
 from tidegate.resources.tenancy import tenant_key
 from tidegate.store.base import ConsistentStore
 
@@ -84,12 +84,7 @@ class PurchaseEntry:
 
     async def on_get(self, req: Request, resp: Response, purchase_id: str) -> None:
         """Answer the entry as it was made."""
-        key = _purchase_key(req.context.principal, purchase_id)
-        found = (await self._store.read([key], or_stale=True)).get(key)
-        if found is None:
-            raise RecordNotFoundError("no such purchase")
-        resp.data, resp.content_type = found.value, "application/json"
-        resp.cache_control = ("private", "no-store")
+        await answer_stored(resp, self._store, _purchase_key(req.context.principal, purchase_id), "purchase")
 
 
 def _account(stored: bytes | None) -> Account:

@@ -12,7 +12,8 @@ from tidegate.identity.principal import Principal
 from tidegate.payments.errors import ChargeDeclinedError, ProviderUnavailableError
 from tidegate.payments.provider import Charge, PaymentProvider
 from tidegate.resources.content import read_struct
-from tidegate.resources.errors import PaymentDeclinedError, RecordNotFoundError
+from tidegate.resources.errors import PaymentDeclinedError
+from tidegate.resources.stored import answer_stored
 from tidegate.resources.tenancy import tenant_key
 from tidegate.store.base import ConsistentStore
 
@@ -69,12 +70,7 @@ class PaymentEntry:
 
     async def on_get(self, req: Request, resp: Response, payment_id: str) -> None:
         """Answer the payment as it was made."""
-        key = _key(req.context.principal, payment_id)
-        found = (await self._store.read([key], or_stale=True)).get(key)
-        if found is None:
-            raise RecordNotFoundError("no such payment")
-        resp.data, resp.content_type = found.value, "application/json"
-        resp.cache_control = ("private", "no-store")
+        await answer_stored(resp, self._store, _key(req.context.principal, payment_id), "payment")
 
 
 def _key(principal: Principal, payment_id: str) -> str:
