@@ -15,7 +15,11 @@ from tidegate import problems
 from tidegate.admission.middleware import LEFT, AdmissionMiddleware, leave_seat
 from tidegate.admission.seats import Seats
 from tidegate.body import BodyMiddleware, when_left, whole_or_error
-from tidegate.connections.connect import RegionalRedis, connect_region
+from tidegate.cache.lanes import Lanes, LaneSecrets
+from tidegate.cache.measures import CacheMeasures
+from tidegate.cache.middleware import CacheMiddleware
+from tidegate.connections.connect import RegionalRedis, connect, connect_region
+from tidegate.connections.url import RedisUrl
 from tidegate.idempotency.fault_points import Reached, go_on
 from tidegate.idempotency.journal import LEASE_SECONDS, Journal
 from tidegate.idempotency.measures import MutationMeasures
@@ -79,12 +83,14 @@ class App(falcon.asgi.App[Request, Response]):
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """What a worker holds open: the tiers it knows, the limiter and the consistent store."""
+    """What a worker holds open: the tiers it knows, the limiter, the cache lanes and the consistent store."""
 
     tiers: TierSource
     measures: Measures
     mutations: MutationMeasures
     limiter: RedisLimiter | ShardedLimiter
+    lanes: Lanes
+    cached: CacheMeasures
     store: ConsistentStore
     store_health: StoreHealth
     payments: PaymentProvider | None
@@ -104,6 +110,7 @@ class Adapters:
         await self.store_health.stop()
         await self.tiers.stop()
         await self.limiter.aclose()
+        await self.lanes.aclose()
         if self.payments:
             await self.payments.close()
         await self.store.close()
@@ -148,6 +155,7 @@ def create_app(settings: Settings, *, reached: Reached = go_on, lease_seconds: i
                 adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers), replay_tier(settings.replays_per_minute), adapters.measures
             ),
             AdmissionMiddleware(adapters.seats),
+            CacheMiddleware(adapters.lanes, router.cached, problems.render, adapters.cached),
             TransactionMiddleware(
                 journal, problems.render, maximum_result_bytes=settings.maximum_result_bytes, measures=adapters.mutations, reached=reached
             ),
@@ -210,11 +218,27 @@ def _open_adapters(settings: Settings) -> Adapters:
         decides=lambda: measures.decides(time.monotonic()),
     )
     payments = _open_payments(settings) if settings.payments_url else None
-    seats = _open_seats(settings)
-    metrics = PlatformMetrics(measures, tiers, mutations, measured, seats)
-    return Adapters(tiers, measures, mutations, limiter, store, StoreHealth(store), payments, seats, regional, metrics)
+    seats, cached = _open_seats(settings), CacheMeasures()
+    lanes = _open_lanes(settings, tiers)
+    metrics = PlatformMetrics(measures, tiers, mutations, measured, seats, cached)
+    return Adapters(tiers, measures, mutations, limiter, lanes, cached, store, StoreHealth(store), payments, seats, regional, metrics)
 
 
 def _open_seats(settings: Settings) -> Seats:
     share = settings.default_tier_percent / 100
     return Seats(settings.seats, least=settings.minimum_seats, default_tier=settings.default_tier, default_share=share)
+
+
+def _open_lanes(settings: Settings, tiers: TierSource) -> Lanes:
+    # Names must outlive a replacement of keys, or what is kept under the other key's could not be invalidated.
+    names, sealing = read_secret(settings.idempotency_key_file), _secrets(settings.result_key_file, settings.other_result_key_file)
+    passwords = read_secret(Path(settings.lane_key_file)) if settings.lane_key_file else b""
+    timeout_seconds = settings.cache_timeout_seconds
+    return Lanes(
+        settings.region,
+        settings.cache_url,
+        lambda url: connect(RedisUrl(url), timeout_seconds=timeout_seconds),
+        LaneSecrets(names, tuple(sealing), passwords),
+        tiers.document,
+        timeout_seconds=timeout_seconds,
+    )

@@ -14,6 +14,9 @@ from prometheus_client.registry import Collector
 
 from tidegate.admission.measures import OUTCOMES as ADMISSION_OUTCOMES
 from tidegate.admission.seats import Seats
+from tidegate.cache.measures import OUTCOMES as CACHE_OUTCOMES
+from tidegate.cache.measures import CacheMeasures
+from tidegate.contract.tier import Lane
 from tidegate.distribution import Distribution
 from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
 from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
@@ -41,8 +44,11 @@ class Tiers(Protocol):
 class PlatformMetrics(Collector):
     """The metrics of one worker; none is told apart by a customer."""
 
-    def __init__(self, measures: Measures, tiers: Tiers, mutations: MutationMeasures, store: MeasuredStore, seats: Seats) -> None:
+    def __init__(
+        self, measures: Measures, tiers: Tiers, mutations: MutationMeasures, store: MeasuredStore, seats: Seats, cache: CacheMeasures
+    ) -> None:
         self._measures = measures
+        self._cache = cache
         self._tiers = tiers
         self._mutations = mutations
         self._store = store
@@ -80,6 +86,7 @@ class PlatformMetrics(Collector):
             "tidegate_limits_workers", "Workers of the region, as this one shares limits with them.", self._tiers.workers
         )
         yield from self._admission(snapshot)
+        yield self._cached()
         yield CounterMetricFamily("tidegate_tiers_unknown", "Requests that named an unknown tier.", self._tiers.unknown_tiers)
         yield GaugeMetricFamily("tidegate_tiers_revision", "Revision of the tiers in force.", snapshot.revision)
 
@@ -106,6 +113,15 @@ class PlatformMetrics(Collector):
         unanswered = {name: made.unanswered for name, made in calls.items()}
         yield _histogram("tidegate_store_call_seconds", "From a call of the store to its answer.", seconds, labels=("call",))
         yield _counter("tidegate_store_unanswered_calls", "Calls that the store did not answer.", "call", unanswered, tuple(calls))
+
+    def _cached(self) -> Metric:
+        family = CounterMetricFamily(
+            "tidegate_cache_requests", "Requests to cached routes by what became of them.", labels=("lane", "outcome")
+        )
+        for lane in Lane:
+            for outcome in CACHE_OUTCOMES:
+                family.add_metric((lane, outcome), self._cache.outcomes.get((lane, outcome), 0))
+        return family
 
 
 def _by_tier(name: str, text: str, outcomes: Iterable[str], counts: Mapping[tuple[str, str], int], snapshot: TierSnapshot) -> Metric:

@@ -15,6 +15,7 @@ from falcon.asgi import Request, Response
 from tidegate.admission.errors import NoSeatError
 from tidegate.admission.patience import retry_after_seconds
 from tidegate.body import BodyIncompleteError, BodyTimeoutError, BodyTooLargeError
+from tidegate.cache.errors import NotCachedError
 from tidegate.contract.errors import TidegateError
 from tidegate.idempotency.errors import (
     KeyExpiredError,
@@ -165,6 +166,7 @@ REGISTRY: Mapping[type[Exception], ProblemType] = {
         {**_retry_after(1), "Tidegate-Unavailable": "provider"},
     ),
     RecordNotFoundError: ProblemType(BASE + "not-found", 404, "There is no such resource"),
+    NotCachedError: ProblemType(BASE + "not-cached", 504, "There is no stored answer"),
     InvalidContentError: ProblemType(BASE + "content-invalid", 400, "The body is not valid JSON"),
     UnsupportedContentTypeError: ProblemType(
         BASE + "content-type-unsupported",

@@ -14,15 +14,17 @@ Responder = Callable[..., Awaitable[None]]
 
 
 class Router(CompiledRouter):
-    """Falcon's router, which also knows the responder of every mutation.
+    """Falcon's router, which also knows the responder of every mutation, and of GET where the resource is `cached`.
 
     `mutations` maps URI template and method to the responder. It is filled from what Falcon itself would call, suffixes included, so
-    that no route of a resource can change something outside of a transaction.
+    that no route of a resource can change something outside of a transaction. `cached` maps GET, and
+    HEAD where GET answers it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.mutations: dict[tuple[str, str], Responder] = {}
+        self.cached: dict[tuple[str, str], Responder] = {}
         self._templates: set[str] = set()
 
     def map_http_methods(self, resource: object, **options: Any) -> dict[str, Any]:
@@ -39,7 +41,8 @@ class Router(CompiledRouter):
             ValueError: There is such a route already: Falcon would replace it without a word.
             TypeError: The router is to answer unknown methods with `on_request`, of which nobody knows whether they change something; or
                 the resource has a truth of its own, and Falcon would serve one that is false without token, key and limits; or it is
-                `public`, which leaves nobody to do a mutation for; or it has a WebSocket, which no middleware of ours guards.
+                `public`, which leaves nobody to do a mutation or to keep an answer for; or it has a WebSocket, which no middleware of ours
+                guards.
         """
         path = uri_template.strip("/")
         if path in self._templates:
@@ -54,6 +57,11 @@ class Router(CompiledRouter):
         mutations = responders.keys() - SAFE_METHODS
         if mutations and getattr(resource, "public", False):
             raise TypeError(f"{uri_template}: a public resource cannot answer {', '.join(sorted(mutations))}: a mutation needs a token")
+        if hasattr(resource, "cached"):
+            if getattr(resource, "public", False):
+                raise TypeError(f"{uri_template}: answers of a public resource belong to no tenant, and cannot be kept in a lane")
+            own = responders.get("GET")
+            self.cached.update({(uri_template, method): own for method in ("GET", "HEAD") if own and responders[method] is own})
         self._templates.add(path)
         self.mutations.update({(uri_template, method): responders[method] for method in mutations})
         super().add_route(uri_template, resource, **options)

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 import msgspec
 
 from tidegate.connections.etcd import StoreUrl
-from tidegate.connections.url import RegionUrl
+from tidegate.connections.url import OptionalUrl, RegionUrl
 from tidegate.contract.errors import TidegateError
 
 PREFIX = "TIDEGATE_"
@@ -49,6 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         redis_timeout_seconds: Deadline of every call to the region's Redis but decisions; this and the other two at most 60.
         decision_timeout_seconds: Deadline of a decision on limits; then the tier's `onStoreLoss` takes over.
         store_timeout_seconds: Deadline of every call to the consistent store.
+        cache_url: Redis of the region's shared cache lane, one server of its own (docs/cache.md); empty: there is no shared lane.
+        cache_timeout_seconds: Deadline of every call to a cache lane; then the request is served without.
+        lane_key_file: Secret (>= 32 bytes) that the passwords of dedicated lanes follow from; empty: they have none.
         limits_shards: Over how many slots of a Redis Cluster usage is spread, 1 to 256; every worker of a region must have the same.
         maximum_body_bytes: Largest request body taken.
         drain_seconds: How long a stopping worker answers on after its readiness went off; at most 20, as gunicorn ends it after 25.
@@ -80,6 +83,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_timeout_seconds: Timeout = 0.25
     decision_timeout_seconds: Timeout = 0.05
     store_timeout_seconds: Timeout = 2.0
+    cache_url: OptionalUrl = OptionalUrl("")
+    cache_timeout_seconds: Timeout = 0.02
+    lane_key_file: str = ""
     limits_shards: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     maximum_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 65_536
     drain_seconds: Annotated[float, msgspec.Meta(ge=0, le=20)] = 5.0

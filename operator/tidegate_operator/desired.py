@@ -66,7 +66,7 @@ def desired_tier(
     return DesiredTier(name, uid, generation, document, (), status, created)
 
 
-def not_enforced(tier: Tier) -> tuple[Violation, ...]:
+def not_enforced(document: TierDocument) -> tuple[Violation, ...]:
     """The fields that ask for something that this version accepts but does not carry out yet."""
-    found = [("spec.cache.lane", tier.cache.lane is not Lane.NONE)]
+    found = [("spec.cache.lane", document.tier.cache.lane is Lane.DEDICATED and not document.lane)]
     return tuple(Violation(path, NOT_ENFORCED, "is accepted but not enforced by this version") for path, is_asked in found if is_asked)

@@ -1,4 +1,6 @@
-"""The operator without a cluster: `python -m tidegate_operator.directory DIR` enforces the manifests in DIR and follows its edits.
+"""The operator without a cluster: `python -m tidegate_operator.directory DIR [LANES]` enforces the manifests in DIR and follows its edits.
+
+LANES is the address of dedicated cache lanes that are run by somebody else, a URL that may hold `{tier}` and `{region}`.
 
 A mounted ConfigMap is followed too, as its links change within DIR. What a link out of DIR leads to is looked at by the slow resync alone.
 """
@@ -47,13 +49,13 @@ class EnforcementLog:
         log.info(sentence, tier=tier.name, generation=tier.generation)
 
 
-async def serve(directory: Path, publishers: list[Publisher], stop: asyncio.Event) -> None:
+async def serve(directory: Path, publishers: list[Publisher], stop: asyncio.Event, *, lanes: str = "") -> None:
     """Enforce the manifests in `directory` until `stop` is set.
 
     Raises:
         DirectoryError: At the start the directory is missing or holds no manifest; nothing was changed in any region.
     """
-    source = ManifestDirectory(directory)
+    source = ManifestDirectory(directory, lanes)
     try:
         await source.list()
     except SourceUnavailableError as ex:
@@ -72,24 +74,24 @@ async def serve(directory: Path, publishers: list[Publisher], stop: asyncio.Even
 
 def main() -> int:
     """The command; returns its exit code: 0 after SIGTERM or SIGINT, 2 when the settings or the directory are unusable."""
-    if len(sys.argv) != 2:
-        print("usage: python -m tidegate_operator.directory DIR", file=sys.stderr)  # noqa: T201 - no log is configured yet
+    if len(sys.argv) not in (2, 3):
+        print("usage: python -m tidegate_operator.directory DIR [LANES]", file=sys.stderr)  # noqa: T201 - no log is configured yet
         return 2
     try:
         settings = Settings.from_environment(os.environ)
         configure_logging(settings.log_level, settings.log_format)
-        asyncio.run(_serve_until_signalled(Path(sys.argv[1]).absolute(), settings.publishers()))
+        asyncio.run(_serve_until_signalled(Path(sys.argv[1]).absolute(), settings.publishers(), *sys.argv[2:]))
     except TidegateError as ex:
         print(f"tidegate operator: {ex}", file=sys.stderr)  # noqa: T201 - for the person who started it
         return 2
     return 0
 
 
-async def _serve_until_signalled(directory: Path, publishers: list[Publisher]) -> None:
+async def _serve_until_signalled(directory: Path, publishers: list[Publisher], lanes: str = "") -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(directory, publishers, stop)
+    await serve(directory, publishers, stop, lanes=lanes)
 
 
 async def _follow(directory: Path, reconciler: Reconciler, stop: asyncio.Event) -> None:

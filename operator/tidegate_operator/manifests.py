@@ -10,7 +10,7 @@ import structlog
 
 from tidegate.contract.codec import TierDocument
 from tidegate.contract.errors import InvalidTierError, TidegateError
-from tidegate.contract.tier import Tier
+from tidegate.contract.tier import Lane, Tier
 from tidegate_operator.desired import DesiredTier, Listing
 from tidegate_operator.errors import SourceUnavailableError
 from tidegate_operator.manifest_yaml import UnreadableManifestError, load_documents
@@ -36,10 +36,12 @@ class ManifestDirectory:
 
     Args:
         directory: Only its own *.yaml and *.yml files are read, in the order of their names.
+        lanes: Address of dedicated cache lanes that are run by somebody else; it may hold `{tier}` and `{region}`. Empty: there are none.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, lanes: str = "") -> None:
         self._directory = directory
+        self._lanes = lanes
         self._good: dict[Path, tuple[Tier, ...]] = {}
         self._faults: dict[Path, tuple[str, ...]] = {}
         self._wanted: dict[str, DesiredTier] = {}
@@ -108,7 +110,8 @@ class ManifestDirectory:
             return known
         generation = max(time.time_ns() // 1_000_000, known.generation + 1 if known else 0)
         uid = str(uuid.uuid5(NAMESPACE, tier.name))
-        return DesiredTier(tier.name, uid, generation, TierDocument(tier, uid, generation))
+        lane = self._lanes.replace("{tier}", tier.name) if tier.cache.lane is Lane.DEDICATED else ""
+        return DesiredTier(tier.name, uid, generation, TierDocument(tier, uid, generation, lane))
 
 
 def read_manifests(path: Path) -> tuple[Tier, ...]:

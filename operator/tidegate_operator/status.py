@@ -77,7 +77,7 @@ def _active_generation(tier: DesiredTier, *, is_everywhere: bool) -> int:
 
 
 def _problems(tier: DesiredTier) -> tuple[Violation, ...]:
-    unenforced = not_enforced(tier.document.tier) if tier.document else ()
+    unenforced = not_enforced(tier.document) if tier.document else ()
     return (tier.violations + unenforced)[:MAXIMUM_PROBLEMS]
 
 

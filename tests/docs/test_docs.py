@@ -12,6 +12,8 @@ from redis.crc import key_slot
 
 from tidegate.admission.measures import OUTCOMES as ADMISSION_OUTCOMES
 from tidegate.admission.seats import Seats
+from tidegate.cache.measures import OUTCOMES as CACHE_OUTCOMES
+from tidegate.cache.measures import CacheMeasures
 from tidegate.contract.keys import sharded, usage
 from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
 from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
@@ -66,7 +68,7 @@ def test_metrics_and_their_documentation_are_equal() -> None:
     text = (ROOT / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `(tidegate_\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE)
     tiers = SimpleNamespace(unknown_tiers=0, workers=1, snapshot=SimpleNamespace(revision=1, tiers={"free": None}))
-    families = list(PlatformMetrics(Measures(), tiers, MutationMeasures(), MeasuredStore(None), Seats(1)).collect())
+    families = list(PlatformMetrics(Measures(), tiers, MutationMeasures(), MeasuredStore(None), Seats(1), CacheMeasures()).collect())
     labels = {family.name: {label for sample in family.samples for label in sample.labels} - {"le"} for family in families}
 
     written = {name: (kind, set(re.findall(r"`(\w+)`", names))) for name, kind, names in rows}
@@ -77,6 +79,7 @@ def test_metrics_and_their_documentation_are_equal() -> None:
         ("outcome | the mutation", MUTATION_OUTCOMES),
         ("event | the claim", CLAIM_EVENTS),
         ("admission | the request", ADMISSION_OUTCOMES),
+        ("outcome in a lane | the request", CACHE_OUTCOMES),
     ]:
         table = text.split(f"| {heading} |")[1].split("\n\n")[0]
         assert tuple(re.findall(r"^\| `([a-z_]+)` \| [a-z]", table, re.MULTILINE)) == expected

@@ -41,8 +41,8 @@ class Issuer:
             "TIDEGATE_RESULT_KEY_FILE": str(self._keys.result),
         }
 
-    def mint(self, tier: str, *, tenant: str = "acme", client: str = "demo", now: float | None = None) -> str:
-        return self._keys.mint(Grant(tier, tenant, client), now=now)
+    def mint(self, tier: str, *, tenant: str = "acme", client: str = "demo", scope: str = "api payments", now: float | None = None) -> str:
+        return self._keys.mint(Grant(tier, tenant, client, scope), now=now)
 
 
 @pytest.fixture

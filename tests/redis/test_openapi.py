@@ -125,7 +125,17 @@ def fresh_key() -> dict[str, str]:
     return {"Idempotency-Key": f'"{uuid.uuid4()}"'}
 
 
-EVERYWHERE = {"x-request-id", "tidegate-region", "content-type", "content-length", "cache-control", "connection", "date", "vary"}
+EVERYWHERE = {
+    "x-request-id",
+    "tidegate-region",
+    "content-type",
+    "content-length",
+    "cache-control",
+    "cdn-cache-control",
+    "connection",
+    "date",
+    "vary",
+}
 
 
 def every_field_is_in_the_document(ctx: CheckContext, response: Response, case: Case) -> None:

@@ -254,7 +254,7 @@ async def test_no_customer_can_be_told_from_metrics(
     shown = shown_by(first)
 
     labels = {name for series in shown if series.startswith("tidegate_") for name in re.findall(r"(\w+)=", series)}
-    assert labels == {"tier", "outcome", "event", "call", "le"}
+    assert labels == {"tier", "outcome", "event", "call", "le", "lane"}
     assert (shown[GRANTED], shown["tidegate_tiers_unknown_total"]) == (3, 3)
     assert [shown[f'tidegate_mutations_total{{outcome="{outcome}"}}'] for outcome in ("done", "replayed", "failed")] == [1, 1, 0]
     assert shown['tidegate_store_call_seconds_count{call="commit"}'] > 0

@@ -18,6 +18,11 @@ def test_a_usage_vector_lies_in_the_slot_of_its_shard() -> None:
     assert (keys.shard_of("tid"), keys.shard_of(keys.sharded("tid", 255))) == (0, 255)
 
 
+def test_what_a_lane_keeps_of_a_path_is_one_key() -> None:
+    assert keys.cached("tenant", "path") == "tg:1:cache:tenant:path"
+    assert keys.cached_of("tenant") == "tg:1:cache:tenant:*"
+
+
 def test_what_a_script_touches_lies_in_one_slot() -> None:
     assert len({key_slot(key.encode()) for key in (keys.TIERS, keys.REVISION, keys.WORKERS)}) == 1
     assert len({key_slot(keys.usage(keys.sharded(tid, 7)).encode()) for tid in ("a", "b")}) == 1

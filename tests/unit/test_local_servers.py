@@ -54,8 +54,9 @@ def test_every_file_that_a_program_reads_is_written(tmp_path: Path) -> None:
 
     names = [program.name for program in programs(layout, Keys(layout.keys))]
     assert names == [
-        "store-redis", "payment-provider", "frankfurt-redis", "frankfurt-api", "frankfurt-edge", "dublin-redis", "dublin-api",
-        "dublin-edge", "operator",
+        "store-redis", "payment-provider",
+        "frankfurt-redis", "frankfurt-cache", "frankfurt-lane-enterprise", "frankfurt-api", "frankfurt-edge",
+        "dublin-redis", "dublin-cache", "dublin-lane-enterprise", "dublin-api", "dublin-edge", "operator",
     ]  # fmt: skip
     assert json.loads(layout.operator_regions.read_text()).keys() == {"frankfurt", "dublin"}
     assert all(region.edge_config.exists() for region in layout.regions)

@@ -11,6 +11,8 @@ from prometheus_client.registry import CollectorRegistry
 
 from tidegate.admission.measures import OUTCOMES as ADMISSION_OUTCOMES
 from tidegate.admission.seats import Seats
+from tidegate.cache.measures import OUTCOMES as CACHE_OUTCOMES
+from tidegate.cache.measures import CacheMeasures
 from tidegate.contract.tier import Tier
 from tidegate.idempotency.measures import CLAIM_EVENTS, MutationMeasures
 from tidegate.idempotency.measures import OUTCOMES as MUTATION_OUTCOMES
@@ -30,11 +32,12 @@ def shown(
     mutations: MutationMeasures | None = None,
     store: MeasuredStore | None = None,
     seats: Seats | None = None,
+    cache: CacheMeasures | None = None,
 ) -> dict[tuple[str, Labels], float]:
     registry = CollectorRegistry()
     snapshot = SimpleNamespace(revision=revision, tiers=dict.fromkeys(tiers))
     source = SimpleNamespace(snapshot=snapshot, unknown_tiers=unknown, workers=4)
-    kept = mutations or MutationMeasures(), store or MeasuredStore(None), seats or Seats(1)
+    kept = mutations or MutationMeasures(), store or MeasuredStore(None), seats or Seats(1), cache or CacheMeasures()
     registry.register(PlatformMetrics(measures or Measures(), source, *kept))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
@@ -53,6 +56,16 @@ def test_decisions_are_shown_by_tier_and_outcome_from_zero_on():
 
     expected = {decided(tier, outcome): 0.0 for tier in ("free", "gone") for outcome in OUTCOMES} | {decided("gone", "refused"): 3.0}
     assert {key: value for key, value in values.items() if key[0] == "tidegate_limits_decisions_total"} == expected
+
+
+def test_requests_to_cached_routes_are_shown_by_kind_of_lane_and_outcome_from_zero_on():
+    cache = CacheMeasures()
+    cache.outcomes["Dedicated", "hit"] += 3
+
+    values = {key[1]: value for key, value in shown(Measures(), cache=cache).items() if key[0] == "tidegate_cache_requests_total"}
+
+    assert len(values) == 3 * len(CACHE_OUTCOMES)
+    assert {key: value for key, value in values.items() if value} == {(("lane", "Dedicated"), ("outcome", "hit")): 3.0}
 
 
 def test_numbers_are_shown_as_they_are():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tidegate.cache.policy import CachePolicy
 from tidegate.routing import Router
 
 
@@ -83,3 +84,34 @@ def test_responders_of_unknown_methods_are_refused():
 
     with pytest.raises(TypeError):
         router.add_route("/x", Resource(), _asgi=True)
+
+
+class Kept:
+    cached = CachePolicy()
+
+    async def on_get(self, req, resp): ...
+
+    async def on_post(self, req, resp): ...
+
+
+class KeptWithHead(Kept):
+    async def on_head(self, req, resp): ...
+
+
+class KeptInPublic:
+    cached, public = CachePolicy(), True
+
+    async def on_get(self, req, resp): ...
+
+
+def test_get_of_a_cached_resource_is_known_and_head_where_get_answers_it():
+    router = Router()
+    router.add_route("/a", Kept(), _asgi=True)
+    router.add_route("/b", KeptWithHead(), _asgi=True)
+
+    assert set(router.cached) == {("/a", "GET"), ("/a", "HEAD"), ("/b", "GET")}
+
+
+def test_answers_of_a_public_resource_are_not_kept():
+    with pytest.raises(TypeError, match="no tenant"):
+        Router().add_route("/a", KeptInPublic(), _asgi=True)

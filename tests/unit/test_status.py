@@ -128,13 +128,20 @@ def test_a_refused_spec_is_not_accepted_and_the_last_good_one_stays():
 
 
 def test_fields_that_this_version_does_not_enforce_are_named_and_are_no_error():
-    asking = tier(spec=SPEC | {"admission": {"weight": 4}, "cache": {"lane": "Shared"}, "degradation": {}})
+    asking = tier(spec=SPEC | {"admission": {"weight": 4}, "cache": {"lane": "Dedicated", "memory": "16Mi"}, "degradation": {}})
 
     status = build_status(asking, [seen("frankfurt", asking)], now=FIRST)
 
     assert {problem["path"] for problem in status["problems"]} == {"spec.cache.lane"}
     assert {problem["reason"] for problem in status["problems"]} == {"NotEnforced"}
     assert condition(status, "Ready")[0] == "True"
+
+
+def test_lanes_that_are_there_are_no_problem():
+    shared, dedicated = (tier(spec=SPEC | {"cache": cache}) for cache in ({"lane": "Shared"}, {"lane": "Dedicated", "memory": "16Mi"}))
+    dedicated = replace(dedicated, document=replace(dedicated.document, lane="redis://lane"))
+
+    assert [build_status(wanted, [seen("frankfurt", wanted)], now=FIRST)["problems"] for wanted in (shared, dedicated)] == [[], []]
 
 
 def test_the_status_is_equal_when_nothing_changed():

@@ -61,6 +61,17 @@ class RedisUrl(str):
         return bool(is_sound)
 
 
+class OptionalUrl(RedisUrl):
+    """A URL of one server, or nothing."""
+
+    __slots__ = ()
+    expected = f"{_ONE_SERVER}, or nothing"
+
+    @classmethod
+    def _is_sound(cls, text: str) -> bool:
+        return not text or super()._is_sound(text)
+
+
 class RegionUrl(RedisUrl):
     """A URL of a region's Redis: one server, or `SeveralServers`."""
 

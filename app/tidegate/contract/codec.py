@@ -14,11 +14,16 @@ from tidegate.contract.tier import Tier
 
 @dataclass(frozen=True, slots=True)
 class TierDocument:
-    """A tier as published: `uid` and `generation` fence the write, `content_hash` tells equal content without a comparison."""
+    """A tier as published: `uid` and `generation` fence the write, `content_hash` tells equal content without a comparison.
+
+    Args:
+        lane: Address of its dedicated cache lane, a URL without password that may hold `{region}`; empty: it has none (yet).
+    """
 
     tier: Tier
     uid: str
     generation: int
+    lane: str = ""
 
     @property
     def content_hash(self) -> str:
@@ -59,14 +64,8 @@ def _load(text: bytes | str) -> dict[str, Any]:
 
 def encode_tier(document: TierDocument) -> str:
     """The text stored in the hash `keys.TIERS`."""
-    return _dump(
-        {
-            "uid": document.uid,
-            "generation": document.generation,
-            "hash": document.content_hash,
-            "spec": document.tier.to_spec(),
-        }
-    )
+    fields = {"uid": document.uid, "generation": document.generation, "hash": document.content_hash, "spec": document.tier.to_spec()}
+    return _dump(fields | ({"lane": document.lane} if document.lane else {}))
 
 
 def decode_tier(name: str, text: bytes | str) -> TierDocument:
@@ -77,7 +76,8 @@ def decode_tier(name: str, text: bytes | str) -> TierDocument:
     """
     value = _load(text)
     try:
-        return TierDocument(tier=Tier.from_spec(name, value["spec"]), uid=str(value["uid"]), generation=int(value["generation"]))
+        tier = Tier.from_spec(name, value["spec"])
+        return TierDocument(tier, str(value["uid"]), int(value["generation"]), str(value.get("lane", "")))
     except (KeyError, TypeError, ValueError, OverflowError, InvalidTierError) as ex:
         raise InvalidDocumentError(f"tier {name}: {ex}") from ex
 

@@ -1,4 +1,4 @@
-"""Every regional Redis key of the platform; called by the operator's publisher and by the API's tier, limit and heartbeat adapters.
+"""Every regional Redis key of the platform; called by the operator's publisher and by the API's tier, limit, heartbeat and lane adapters.
 
 The `1` is the layout's version. Braces hold the part that must share a slot on Redis Cluster: what one script touches lies together.
 """
@@ -43,3 +43,13 @@ def usage(identity: str) -> str:
         return f"tg:1:usage:{{0}}:{identity}"
     shard, _, tid = identity.rpartition(":")
     return f"tg:1:usage:{{{shard}}}:{tid}"
+
+
+def cached(tenant: str, path: str) -> str:
+    """Key of what a cache lane keeps of one path for one tenant; both are pseudonyms that mean something in that lane alone."""
+    return f"tg:1:cache:{tenant}:{path}"
+
+
+def cached_of(tenant: str) -> str:
+    """Pattern of every key that `cached` makes for a tenant."""
+    return cached(tenant, "*")

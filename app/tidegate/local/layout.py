@@ -4,6 +4,7 @@ import os
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -11,6 +12,8 @@ from urllib.parse import quote
 from tidegate.local.errors import LocalRunError
 
 REGION_NAMES = ("frankfurt", "dublin")
+LANE_TIER = "enterprise"
+"""The sample tier that has a dedicated cache lane in each region; those of other tiers are not run."""
 PORTS_PER_REGION = 10
 """Edge on the first, API on the second; the rest keeps the regions' numbers easy to tell apart."""
 MARKER = "local-run-of-tidegate"
@@ -34,6 +37,11 @@ class Region:
     def redis_socket(self) -> Path:
         """Unix socket of the region's Redis."""
         return self.directory / "redis.sock"
+
+    @property
+    def cache_socket(self) -> Path:
+        """Unix socket of the region's shared cache lane."""
+        return self.directory / "cache.sock"
 
     @property
     def edge_config(self) -> Path:
@@ -115,7 +123,17 @@ class Layout:
 
     def sockets(self) -> tuple[Path, ...]:
         """Every unix socket of the run."""
-        return (self.supervisor_socket, self.store_socket, *(region.redis_socket for region in self.regions))
+        of_regions = ((region.redis_socket, region.cache_socket, self.lane_socket(region)) for region in self.regions)
+        return (self.supervisor_socket, self.store_socket, *chain.from_iterable(of_regions))
+
+    @property
+    def lanes_url(self) -> str:
+        """Address of dedicated cache lanes, for any `{tier}` and `{region}`."""
+        return f"{redis_url(self.state)}/{{tier}}/{{region}}"
+
+    def lane_socket(self, region: Region) -> Path:
+        """Unix socket of the dedicated cache lane of `LANE_TIER`; as short as the others, for socket paths are bounded."""
+        return self.state / LANE_TIER / region.name
 
     def log(self, program: str) -> Path:
         """Log file of a process."""
@@ -137,7 +155,7 @@ class Layout:
             if any(mark in str(path) for mark in (" #", " ;")):
                 raise LocalRunError(f"the path {path} has a comment sign of supervisord in it: choose one without ' #' and ' ;'")
         self.claim()
-        for path in (self.store, self.keys, self.logs, *(region.directory for region in self.regions)):
+        for path in (self.store, self.keys, self.logs, self.state / LANE_TIER, *(region.directory for region in self.regions)):
             make_private_directory(path)
 
     def claim(self) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 from tidegate.local.edge import bootstrap
 from tidegate.local.errors import LocalRunError
 from tidegate.local.keys import AUDIENCE, ISSUER, Keys
-from tidegate.local.layout import Layout, Region, redis_url
+from tidegate.local.layout import LANE_TIER, Layout, Region, redis_url
 
 WORKERS_PER_REGION = 2
 """Enough to show that no worker holds state, few enough for a laptop."""
+SHARED_LANE_MEMORY = "64mb"
+DEDICATED_LANE_MEMORY = "256mb"
+"""As the sample tier says."""
 OPERATOR = "operator"
 
 
@@ -47,7 +50,7 @@ def programs(layout: Layout, keys: Keys) -> tuple[Program, ...]:
     regional = [program for region in layout.regions for program in _region(layout, region, keys, valkey)]
     operator = Program(
         OPERATOR,
-        (sys.executable, "-m", "tidegate_operator.directory", str(layout.tiers)),
+        (sys.executable, "-m", "tidegate_operator.directory", str(layout.tiers), layout.lanes_url),
         {"TIDEGATE_OPERATOR_REGIONS_FILE": str(layout.operator_regions), "TIDEGATE_OPERATOR_LOG_FORMAT": "plain"},
     )
     return (_store(layout, valkey), _payment_provider(layout), *regional, operator)
@@ -87,6 +90,8 @@ def _region(layout: Layout, region: Region, keys: Keys, valkey: str) -> tuple[Pr
     edge = (_find_envoy(), "-c", str(region.edge_config), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
     return (
         Program(redis_name(region.name), redis),
+        _lane(f"{region.name}-cache", valkey, region.directory, region.cache_socket, SHARED_LANE_MEMORY),
+        _lane(f"{region.name}-lane-{LANE_TIER}", valkey, region.directory, layout.lane_socket(region), DEDICATED_LANE_MEMORY),
         Program(api_name(region.name), api, _api_environment(layout, region, keys)),
         Program(f"{region.name}-edge", edge),
     )
@@ -96,6 +101,12 @@ def _store(layout: Layout, valkey: str) -> Program:
     # Every commit is on disk before it is answered, and nothing is evicted: a stored result is a promise.
     durable = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
     return Program("store-redis", (*_valkey(valkey, layout.store, layout.store_socket), *durable))
+
+
+def _lane(name: str, valkey: str, directory: Path, unix_socket: Path, memory: str) -> Program:
+    # What is least used goes when the memory is full, and nothing is on disk.
+    bounds = ("--maxmemory", memory, "--maxmemory-policy", "allkeys-lfu", "--appendonly", "no")
+    return Program(name, (*_valkey(valkey, directory, unix_socket), *bounds))
 
 
 def _payment_provider(layout: Layout) -> Program:
@@ -145,6 +156,7 @@ def _api_environment(layout: Layout, region: Region, keys: Keys) -> dict[str, st
         "TIDEGATE_REGION": region.name,
         "TIDEGATE_REDIS_URL": redis_url(region.redis_socket),
         "TIDEGATE_STORE_URL": redis_url(layout.store_socket),
+        "TIDEGATE_CACHE_URL": redis_url(region.cache_socket),
         "TIDEGATE_TOKEN_ISSUER": ISSUER,
         "TIDEGATE_TOKEN_AUDIENCE": AUDIENCE,
         "TIDEGATE_TOKEN_KEYS_FILE": str(keys.token_keys),
@@ -156,6 +168,7 @@ def _api_environment(layout: Layout, region: Region, keys: Keys) -> dict[str, st
         # A laptop under load may be late; a Redis that is gone refuses at once.
         "TIDEGATE_REDIS_TIMEOUT_SECONDS": "1",
         "TIDEGATE_DECISION_TIMEOUT_SECONDS": "1",
+        "TIDEGATE_CACHE_TIMEOUT_SECONDS": "1",
         # Nothing balances to a worker that stops here: Ctrl-C should be quick.
         "TIDEGATE_DRAIN_SECONDS": "0",
     }

@@ -6,6 +6,7 @@ import msgspec
 from falcon import HTTP_201
 from falcon.asgi import Request, Response
 
+from tidegate.cache.policy import CachePolicy
 from tidegate.idempotency.journal import TOMBSTONE_SECONDS
 from tidegate.identity.principal import Principal
 from tidegate.resources.content import read_struct
@@ -77,7 +78,9 @@ class Purchases:
 
 
 class PurchaseEntry:
-    """`GET /v1/credits/purchases/{purchase_id}`: one ledger entry."""
+    """`GET /v1/credits/purchases/{purchase_id}`: one ledger entry, which never changes."""
+
+    cached = CachePolicy(scopes=frozenset())
 
     def __init__(self, store: ConsistentStore) -> None:
         self._store = store

@@ -71,6 +71,7 @@ class PaymentEntry:
     async def on_get(self, req: Request, resp: Response, payment_id: str) -> None:
         """Answer the payment as it was made."""
         await answer_stored(resp, self._store, _key(req.context.principal, payment_id), "payment")
+        resp.cache_control = ("private", "no-store")
 
 
 def _key(principal: Principal, payment_id: str) -> str:

@@ -17,4 +17,3 @@ async def answer_stored(resp: Response, store: ConsistentStore, key: str, kind: 
     if found is None:
         raise RecordNotFoundError(f"no such {kind}")
     resp.data, resp.content_type = found.value, "application/json"
-    resp.cache_control = ("private", "no-store")

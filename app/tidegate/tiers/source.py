@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from tidegate.connections.connect import RegionalRedis
+from tidegate.contract.codec import TierDocument
 from tidegate.contract.tier import Tier
 from tidegate.tiers import last_good as last_good_file
 from tidegate.tiers.errors import TiersUnavailableError
@@ -89,6 +90,10 @@ class TierSource:
         if tier.name != name:
             self._note_unknown(name)
         return tier
+
+    def document(self, name: str) -> TierDocument | None:
+        """The published document of tier `name`; the same object for as long as it stays the same."""
+        return self._documents.by_name.get(name)
 
     async def start(self) -> None:
         """Take the tiers from Redis, or from the disk if Redis is away, and follow changes until `stop`."""
