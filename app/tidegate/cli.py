@@ -21,6 +21,7 @@ from tidegate.local.supervision import Supervision
 from tidegate.local.tour import tour
 from tidegate.local.up import stop_on_signals, up
 from tidegate.mutations import mutations
+from tidegate.purge import cache
 from tidegate.usage import usage
 
 PATH = click.Path(path_type=Path)
@@ -54,6 +55,7 @@ def main() -> None:
 
 main.add_command(usage)
 main.add_command(mutations)
+main.add_command(cache)
 main.add_command(adopt_store)
 
 

@@ -1,6 +1,7 @@
 """What tests of the cache share: an application in process with a resource that counts its calls, and tiers with lanes on real servers."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,12 +28,13 @@ PATIENT = {"TIDEGATE_CACHE_TIMEOUT_SECONDS": "2", "TIDEGATE_DECISION_TIMEOUT_SEC
 
 
 class Documents:
-    """`/v1/documents/{name}`, whose answer is what the test sets, and who asks; PUT changes it."""
+    """`/v1/documents/{name}`, whose answer is what the test sets, and who asks; PUT changes it for the tenant."""
 
     def __init__(self, policy: CachePolicy | None = None) -> None:
         self.cached = policy or CachePolicy()
         self.calls = 0
         self.version = 1
+        self.changes = Counter[str]()
         self.size = 0
         self.headers: dict[str, str] = {}
         self.cookie = ""
@@ -43,12 +45,12 @@ class Documents:
 
     async def on_get(self, req: Any, resp: Any, name: str) -> None:
         self.calls += 1
-        version = self.version
+        principal = req.context.principal
+        version = self.version + self.changes[principal.tenant]
         await self.gate.wait()
         if self.error:
             resp.set_header("X-Half-Done", "yes")
             raise self.error
-        principal = req.context.principal
         fields = [req.get_header(field) or "" for field in self.cached.vary]
         text = "|".join([principal.tenant, *sorted(principal.scopes), name, req.query_string, *fields, str(version)])
         resp.status, resp.content_type = falcon.code_to_http_status(self.status), "text/plain"
@@ -58,8 +60,9 @@ class Documents:
             resp.set_cookie("a", self.cookie)
 
     async def on_put(self, req: Any, resp: Any, name: str) -> None:
-        self.version += 1
-        resp.media = {}
+        tenant = req.context.principal.tenant
+        self.changes[tenant] += 1
+        resp.media = {"version": self.version + self.changes[tenant]}
         if location := req.get_param("location"):
             resp.set_header("Location", location)
         if req.get_param("fail"):

@@ -18,3 +18,4 @@ class LaneUnavailableError(TidegateError):
     def __init__(self, detail: str, reason: str) -> None:
         super().__init__(f"the cache lane does not answer as it must: {reason}")
         self.detail = detail
+        self.reason = reason

@@ -28,6 +28,7 @@ LEASE_MILLISECONDS = 2_000
 """Of whoever makes an entry; renewed meanwhile, so this is how long others wait for one that died."""
 MOST_FIELDS = 512
 """Variants of a path, each with a lease at most: who varies more than that starts anew, and no path grows without bound."""
+DOWN, FULL = "lane-down", "lane-full"
 RETRY_SECONDS = 0.25
 """A lost lane is asked again this often by one request; all others do without it at once."""
 
@@ -86,7 +87,7 @@ class Lane:
         lane_keys: Names and seals what is in it.
         redis: Its client, with timeouts and without retries.
         timeout_seconds: Deadline of every call.
-        tier: Of a dedicated lane, for the log.
+        tier: Of a dedicated lane, for people.
     """
 
     def __init__(self, kind: LaneKind, lane_keys: LaneKeys, redis: Redis, *, timeout_seconds: float, tier: str = "") -> None:
@@ -94,7 +95,7 @@ class Lane:
         self.keys = lane_keys
         self._redis = redis
         self._timeout_seconds = timeout_seconds
-        self._tier = tier
+        self.tier = tier
         self._retry_at = 0.0
         self._is_lost = False
         self._take, self._hold, self._store = (redis.register_script(_script(name)) for name in ("take", "hold", "store"))
@@ -105,7 +106,8 @@ class Lane:
 
     def key(self, tenant: str, path: str) -> str:
         """Of all that is kept of `path` for `tenant`."""
-        return keys.cached(self.keys.text_name("tenant", tenant), self.keys.text_name("path", tenant, path))
+        # Falcon routes a path with more slashes in front alike.
+        return keys.cached(self.keys.text_name("tenant", tenant), self.keys.text_name("path", tenant, path.lstrip("/")))
 
     async def read(self, place: Place) -> Found:
         """What is there: one round trip."""
@@ -163,31 +165,35 @@ class Lane:
         if self._is_lost:
             now = time.monotonic()
             if now < self._retry_at:
-                raise LaneUnavailableError("lane-down", "lost a moment ago")
+                raise LaneUnavailableError(DOWN, "lost a moment ago")
             self._retry_at = now + RETRY_SECONDS
-        return await self._call(call())
+        try:
+            reply = await self._call(call())
+        except LaneUnavailableError as ex:
+            if ex.detail == DOWN:
+                self._lose(ex.reason)
+            raise
+        if self._is_lost:
+            self._is_lost = False
+            log.info("cache lane is back", lane=self.kind, tier=self.tier)
+        return reply
 
     async def _call(self, call: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                reply = await call
+                return await call
         except OutOfMemoryError as ex:
             # It answers, and what it has can be read.
-            raise LaneUnavailableError("lane-full", type(ex).__name__) from ex
+            raise LaneUnavailableError(FULL, type(ex).__name__) from ex
         except (RedisError, OSError, TimeoutError) as ex:
-            self._lose(type(ex).__name__)
             # The class alone: the text of connection errors holds addresses.
-            raise LaneUnavailableError("lane-down", type(ex).__name__) from ex
-        if self._is_lost:
-            self._is_lost = False
-            log.info("cache lane is back", lane=self.kind, tier=self._tier)
-        return reply
+            raise LaneUnavailableError(DOWN, type(ex).__name__) from ex
 
     def _lose(self, reason: str) -> None:
         self._retry_at = time.monotonic() + RETRY_SECONDS
         if not self._is_lost:
             self._is_lost = True
-            log.warning("cache lane lost, its tiers are served without", lane=self.kind, tier=self._tier, reason=reason)
+            log.warning("cache lane lost, its tiers are served without", lane=self.kind, tier=self.tier, reason=reason)
 
 
 def _script(name: str) -> Any:

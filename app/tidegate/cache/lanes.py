@@ -25,7 +25,7 @@ class LaneSecrets:
 
     Args:
         names: For names; never replaced.
-        sealing: For contents: the first seals, any opens.
+        sealing: For contents: the first seals, any opens. Empty for whoever only removes.
         passwords: For the passwords of dedicated lanes; empty: they have none.
     """
 
@@ -63,13 +63,13 @@ class Lanes:
         self._timeout_seconds = timeout_seconds
         self._dedicated: dict[str, tuple[TierDocument, Lane | None]] = {}
         self._closing = set[asyncio.Task[None]]()
-        self._shared = self._open(LaneKind.SHARED, SHARED, shared_url) if shared_url else None
+        self.shared = self._open(LaneKind.SHARED, SHARED, shared_url) if shared_url else None
 
     def of(self, tier: Tier) -> Lane | None:
         """The lane of a tier; None if it wants none, or the one that it wants is not there. Never another one's."""
         match tier.cache.lane:
             case LaneKind.SHARED:
-                return self._shared
+                return self.shared
             case LaneKind.DEDICATED:
                 return self._dedicated_of(tier.name)
             case _:
@@ -77,7 +77,7 @@ class Lanes:
 
     async def aclose(self) -> None:
         """Close every lane."""
-        lanes = [self._shared, *(lane for _, lane in self._dedicated.values())]
+        lanes = [self.shared, *(lane for _, lane in self._dedicated.values())]
         await asyncio.gather(*self._closing, *(lane.aclose() for lane in lanes if lane))
 
     def _dedicated_of(self, name: str) -> Lane | None:

@@ -124,7 +124,7 @@ class CacheMiddleware:
         if lane is None:
             return
         targets = [resp.get_header(name) for name in ("Location", "Content-Location")]
-        paths = {_path(req.path), *(path for target in targets if target and (path := _path_here(target, req)))}
+        paths = {req.path, *(path for target in targets if target and (path := _path_here(target, req)))}
         try:
             await lane.forget(*(lane.key(_tenant(principal), path) for path in paths))
         except LaneUnavailableError as ex:
@@ -142,21 +142,16 @@ def _place(lane: Lane, req: Request, policy: CachePolicy) -> Place:
     scopes = principal.scopes if policy.scopes is None else principal.scopes & policy.scopes
     fields = [req.get_header(name) for name in policy.vary]
     tier = req.context.tier.name
-    return lane.place(_tenant(principal), _path(req.path), tier, sorted(scopes), req.uri_template, req.query_string, fields, policy.version)
+    return lane.place(_tenant(principal), req.path, tier, sorted(scopes), req.uri_template, req.query_string, fields, policy.version)
 
 
 def _tenant(principal: Principal) -> str:
     return principal.partition(PartitionBy.TENANT)
 
 
-def _path(path: str) -> str:
-    # Falcon routes them alike.
-    return "/" + path.lstrip("/")
-
-
 def _path_here(target: str, req: Request) -> str:
     url = urlsplit(target)
-    return _path(unquote(url.path)) if url.path.startswith("/") and url.netloc in ("", req.netloc) else ""
+    return unquote(url.path) if url.path.startswith("/") and url.netloc in ("", req.netloc) else ""
 
 
 def _origin(req: Request, resp: Response, params: dict[str, Any], responder: Responder, policy: CachePolicy) -> Origin:

@@ -25,7 +25,7 @@ class LaneKeys:
     Args:
         lane: Identity of the lane: its tier's name and uid, or that of the shared one.
         name_secret: For names.
-        secrets: For sealing.
+        secrets: For sealing; without any, names are all that can be made.
     """
 
     def __init__(self, lane: str, name_secret: bytes, *secrets: bytes) -> None:
@@ -33,7 +33,8 @@ class LaneKeys:
         self._names = hmac.digest(name_secret, own, "sha256")
         derived = [hmac.digest(secret, own, "sha256") for secret in secrets]
         ids = [hmac.digest(secret, b"id", "sha256")[:KEY_ID_BYTES] for secret in derived]
-        self._key_id, self._secrets = ids[0], dict(zip(ids, derived, strict=True))
+        self._secrets = dict(zip(ids, derived, strict=True))
+        self._key_id = next(iter(ids), b"")
 
     def name(self, *parts: object) -> bytes:
         """16 bytes that stand for `parts` and do not hold them; equal for equal ones alone."""

@@ -1,0 +1,140 @@
+"""`tidegate cache purge` against real lanes that a worker has filled."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from redis.asyncio import Redis
+from tests.redis.cache_stage import DEDICATED, SHARED, Api, Documents, document, publish, serving
+
+from tidegate.cli import main
+from tidegate.contract.lanes import lane_password
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture
+def lane_key(tmp_path: Path) -> Path:
+    (tmp_path / "lane.key").write_bytes(b"l" * 32)
+    return tmp_path / "lane.key"
+
+
+@pytest.fixture
+def lanes(valkeys: Callable[..., Any]) -> tuple[Any, Any]:
+    """The shared one and that of tier `own`."""
+    return valkeys(), valkeys()
+
+
+@pytest.fixture
+async def api(
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], lanes: tuple[Any, Any], lane_key: Path, issuer: Any
+) -> AsyncIterator[Api]:
+    shared, own = lanes
+    async with own.client() as client:
+        await client.config_set("requirepass", lane_password(lane_key.read_bytes(), document("own", DEDICATED)))
+    settings = {"TIDEGATE_CACHE_URL": shared.url, "TIDEGATE_LANE_KEY_FILE": str(lane_key)}
+    await publish(redis, document("own", DEDICATED, lane=own.url), document("pro", SHARED), document("lost", DEDICATED))
+    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def command(valkey: Any, lanes: tuple[Any, Any], lane_key: Path, issuer: Any) -> Callable[..., Result]:
+    """As in an API pod, whose variables say where."""
+    urls = {"TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_CACHE_URL": lanes[0].url}
+    environment = issuer.environment | urls | {"TIDEGATE_REGION": "dublin", "TIDEGATE_LANE_KEY_FILE": str(lane_key)}
+
+    async def run(*arguments: str, **changes: str) -> Result:
+        # The command has an event loop of its own, and this test's goes on meanwhile.
+        return await asyncio.to_thread(CliRunner().invoke, main, ["cache", "purge", *arguments], env=environment | changes)
+
+    return run
+
+
+async def fill(api: Api) -> dict[str, bool]:
+    """Ask for two paths by two tenants in two lanes; whether each was a hit."""
+    hits = {}
+    for tier in ("pro", "own"):
+        for tenant in ("acme", "other"):
+            for name in ("a", "b?page=2"):
+                answer = await api.get(f"/v1/documents/{name}", token=api.token(tier, tenant))
+                hits[f"{tier} {tenant} {name}"] = "; hit;" in answer.headers["Cache-Status"]
+    return hits
+
+
+async def test_all_of_a_customer_goes_from_every_lane_and_nothing_of_others(api: Api, command: Any) -> None:
+    await fill(api)
+
+    result = await command("--tenant", "acme")
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert sorted(result.stdout.splitlines()) == ["dublin: Dedicated lane of own: 2 paths removed", "dublin: Shared lane: 2 paths removed"]
+    assert {name for name, is_hit in (await fill(api)).items() if not is_hit} == {
+        f"{tier} acme {name}" for tier in ("pro", "own") for name in ("a", "b?page=2")
+    }
+
+
+@pytest.mark.parametrize("uri", ["/v1/documents/b", "https://api.example/v1/documents/b?page=1", "/v1/documents/%62"])
+async def test_one_path_goes_in_every_query(api: Api, command: Any, uri: str) -> None:
+    await fill(api)
+
+    result = await command("--tenant", "acme", "--uri", uri)
+
+    assert result.exit_code == 0
+    assert {name for name, is_hit in (await fill(api)).items() if not is_hit} == {"pro acme b?page=2", "own acme b?page=2"}
+
+
+async def test_a_lane_that_is_away_is_named_and_the_others_are_purged(api: Api, command: Any, lanes: tuple[Any, Any]) -> None:
+    await fill(api)
+    lanes[1].kill()
+
+    result = await command("--tenant", "acme")
+
+    assert result.exit_code == 1
+    assert result.stdout == "dublin: Shared lane: 2 paths removed\n"
+    assert result.stderr == (
+        "dublin: Dedicated lane of own: not removed, the cache lane does not answer as it must: ConnectionError\n"
+        "tidegate: a lane does not answer: what it keeps stays until its time is over\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "status", "said"),
+    [
+        ((), {}, 2, "--tenant"),
+        (("--tenant", "acme"), {"TIDEGATE_IDEMPOTENCY_KEY_FILE": ""}, 2, "--idempotency-key-file"),
+        (("--tenant", "acme"), {"TIDEGATE_IDEMPOTENCY_KEY_FILE": "/nowhere/key"}, 2, "/nowhere/key"),
+        (("--tenant", "acme"), {"TIDEGATE_REDIS_URL": "redis://:canary@host:port"}, 2, "--redis-url"),
+        (("--tenant", "acme"), {"TIDEGATE_CACHE_URL": "http://:canary@host"}, 2, "--cache-url"),
+        (("--tenant", "acme"), {"TIDEGATE_REDIS_URL": "redis://:canary@127.0.0.1:1"}, 1, "nothing was removed"),
+        (
+            ("--tenant", "acme", "--state", "/nowhere"),
+            {"TIDEGATE_REDIS_URL": "", "TIDEGATE_IDEMPOTENCY_KEY_FILE": ""},
+            2,
+            "no local run in /nowhere",
+        ),
+    ],
+)
+async def test_bad_input_is_refused_in_a_sentence(
+    command: Any, arguments: tuple[str, ...], changes: dict[str, str], status: int, said: str
+) -> None:
+    result = await command(*arguments, **changes)
+
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert said in result.stderr
+    assert "canary" not in result.output
+    assert "Traceback" not in result.output
+
+
+def test_it_runs_in_an_api_pod_which_has_no_local_run() -> None:
+    """`kubectl exec`: the image has the extra `api` alone."""
+    program = "import runpy, sys; sys.modules['supervisor'] = None; runpy.run_module('tidegate.purge', run_name='__main__')"
+
+    done = subprocess.run([sys.executable, "-c", program, "purge", "--help"], capture_output=True, text=True, timeout=60)
+
+    assert done.stdout.startswith("Usage: python -m tidegate.purge purge")
