@@ -96,6 +96,9 @@ bench-limits: .venv/.bench ## The cost of one decision, beside other limiters (A
 bench-overload: .venv/.dev ## Goodput, fairness and latency when more is asked than can be done (ARGS="--seconds 5")
 	$(BIN)/python -m bench.overload $(ARGS)
 
+bench-cache: .venv/.dev ## What a hit in a cache lane costs, beside the handler and a bare read of Redis
+	$(BIN)/python -m bench.cache $(ARGS)
+
 bench-store: .venv/.bench ## What a read and a commit on etcd cost, through its gateway and through gRPC
 	$(BIN)/python -m bench.store
 
@@ -110,4 +113,4 @@ clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
 .PHONY: help run demo test test-worker test-exact test-store test-chaos test-local test-kube check chart bench-servers bench-script bench-limits bench-loss \
-	bench-http bench-mutations bench-overload bench-store lock clean
+	bench-http bench-mutations bench-overload bench-cache bench-store lock clean

@@ -87,6 +87,25 @@ def test_usage_of_the_run_is_found_without_being_told_where(shared_run) -> None:
     assert all(int(minute[3]) >= 1 for minute in minutes)
 
 
+def test_each_region_has_a_lane_for_the_enterprise_tier_that_is_purged_by_name(shared_run) -> None:
+    """The operator publishes its address, and the workers of that region alone fill it."""
+    port, token = shared_run.ports("API")[0], shared_run.token()
+    with Client(port, token) as client:
+        entry = client.post("/v1/credits/purchases", {"amount": 500}, "a-purchase-to-be-read").headers["location"]
+
+    asked = [get(port, token, entry).headers["cache-status"] for _ in range(2)]
+    purged = shared_run.command("cache", "purge", "--tenant", "acme", "--uri", entry).stdout
+    asked.append(get(port, token, entry).headers["cache-status"])
+
+    assert [status.split(";")[:2] for status in asked] == [
+        ["Dedicated", " fwd=uri-miss"],
+        ["Dedicated", " hit"],
+        ["Dedicated", " fwd=uri-miss"],
+    ]
+    assert "frankfurt: Dedicated lane of enterprise: 1 path removed\n" in purged
+    assert "dublin: Dedicated lane of enterprise: 0 paths removed\n" in purged
+
+
 def test_every_file_is_for_the_owner_alone(shared_run) -> None:
     """Nobody else gets into the directory, and the keys would stay closed to others if it were moved."""
     keys = [shared_run.state / "keys", *(shared_run.state / "keys").rglob("*")]
@@ -201,8 +220,8 @@ def test_a_killed_run_leaves_nothing_behind(start_run) -> None:
     """SIGKILL of `tidegate up` itself: whoever supervises the servers hears of it, and ends them."""
     run = start_run()
     run.ports("edge")
-    # supervisord, two regions of Redis, gunicorn with two workers and Envoy, the store, the payment provider, the operator.
-    assert len(find_leftovers(run.state)) == 14
+    # supervisord, two regions of Redis, two lanes, gunicorn with two workers and Envoy, the store, the payment provider, the operator.
+    assert len(find_leftovers(run.state)) == 18
 
     run.end(signal.SIGKILL)
 
@@ -221,7 +240,7 @@ def test_the_run_after_a_killed_one_cleans_up_and_starts(start_run) -> None:
 
     second = start_run()
 
-    assert len(orphans) == 13
+    assert len(orphans) == 17
     assert f"Ended {len(orphans)} processes that an earlier run had left behind" in second.wait_for("Ctrl-C stops everything")
     assert get(second.ports("edge")[0], second.token()).status == 200
     assert second.end() == 0

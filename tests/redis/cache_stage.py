@@ -24,7 +24,7 @@ SHARED = {"lane": "Shared", "ttl": f"{TTL_SECONDS}s", "staleWhileRevalidate": "3
 DEDICATED = {**SHARED, "lane": "Dedicated", "memory": "16Mi"}
 PATH = "/v1/documents/a"
 # A busy machine is late, and must not have a lane or the limits count as lost.
-PATIENT = {"TIDEGATE_CACHE_TIMEOUT_SECONDS": "2", "TIDEGATE_DECISION_TIMEOUT_SECONDS": "2"}
+PATIENT = {"TIDEGATE_CACHE_TIMEOUT_SECONDS": "2", "TIDEGATE_DECISION_TIMEOUT_SECONDS": "2", "TIDEGATE_REDIS_TIMEOUT_SECONDS": "2"}
 
 
 class Documents:

@@ -84,7 +84,8 @@ class CacheMiddleware:
     async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
         """Say what the lane did, tell caches beyond us what is theirs, answer If-None-Match, and invalidate what a mutation changed."""
         if status := getattr(req.context, "cache_status", None):
-            if resp.status_code == 200:
+            # What comes from a lane was completed before it was kept.
+            if resp.status_code == 200 and status.forwarded:
                 await _complete_fields(resp, _policy(resource))
             resp.set_header("Cache-Status", status.text(resp.status_code))
             self._outcomes[status.lane, status.outcome] += 1
