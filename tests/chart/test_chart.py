@@ -322,3 +322,19 @@ def test_what_an_image_is_made_of_is_pinned() -> None:
     assert len(installations) == 5
     assert all("--require-hashes" in line or "--no-deps" in line for line in installations)
     assert project["dependency-groups"]["build"] == project["build-system"]["requires"]
+
+
+def test_each_region_gets_the_url_of_its_own_shared_lane(helm: Helm, rendered: list[Json]) -> None:
+    """From a Secret, as it holds a password; without one there is no lane."""
+
+    def urls(objects: list[Json]) -> dict[str, Json]:
+        deployments = [found for found in objects if found["kind"] == "Deployment" and "-api-" in found["metadata"]["name"]]
+        variables = {found["metadata"]["name"]: found["spec"]["template"]["spec"]["containers"][0]["env"] for found in deployments}
+        return {name: entry["valueFrom"] for name, env in variables.items() for entry in env if entry["name"] == "TIDEGATE_CACHE_URL"}
+
+    found = urls(render(helm, "--set", "cache.existingSecret=lanes"))
+
+    assert urls(rendered) == {}
+    assert len(found) == 2
+    for name, source in found.items():
+        assert source == {"secretKeyRef": {"name": "lanes", "key": f"{name.rpartition('-api-')[2]}.url"}}
