@@ -13,7 +13,9 @@ from tidegate.routing import METHODS_WITHOUT_CONTENT
 BODY_SECONDS = 10.0
 """Longest time a client may take to send its body: longer only helps slow-body attacks (OWASP API4)."""
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Left = Callable[[], Awaitable[None]]
 
 
 class BodyTooLargeError(TidegateError):
@@ -36,7 +38,7 @@ def whole_or_error(receive: Receive) -> Receive:
     """
     is_first, is_complete = True, False
 
-    async def receive_whole() -> MutableMapping[str, Any]:
+    async def receive_whole() -> Event:
         nonlocal is_first, is_complete
         if is_first:
             is_first = False
@@ -52,7 +54,7 @@ def whole_or_error(receive: Receive) -> Receive:
     return receive_whole
 
 
-def when_left(receive: Receive) -> Callable[[], Awaitable[None]]:
+def when_left(receive: Receive) -> Left:
     """Waits until the client is gone; what it sends meanwhile is thrown away, so nobody else may wait for a body."""
 
     async def left() -> None:

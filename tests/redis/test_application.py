@@ -1,6 +1,7 @@
 """The whole API of one worker in process, against real Valkey servers: order of the steps, problems, logs."""
 
 import asyncio
+import gc
 import re
 import subprocess
 import sys
@@ -361,3 +362,43 @@ async def test_workers_that_prefer_different_identity_keys_count_as_one(
         statuses = [(await clients[number % 2].get("/v1/credits", headers=bearer(issuer.mint("free")))).status_code for number in range(6)]
 
     assert statuses == [200, 200, 200, 429, 429, 429]
+
+
+class Exchange:
+    """What a server holds for a request: the scope, and the `receive` of it, as uvicorn's cycle does."""
+
+    def __init__(self, method: str, path: str, fields: dict[str, str], body: bytes = b"") -> None:
+        headers = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+        self.scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path, "headers": headers}
+        self.scope |= {"raw_path": path.encode(), "query_string": b"", "scheme": "http", "server": ("api", 80), "client": ("127.0.0.1", 1)}
+        self.body = body
+        self.status = 0
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "http.request", "body": self.body, "more_body": False}
+
+    async def send(self, event: dict[str, Any]) -> None:
+        self.status = event.get("status", self.status)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/tiers/pro", 200), ("POST", PURCHASES, 201), ("GET", "/v1/nowhere", 404)],
+)
+async def test_a_request_leaves_nothing_that_only_a_collection_frees(api: Any, issuer: Any, method: str, path: str, status: int):
+    fields = bearer(issuer.mint("pro")) | {"Host": "api", "Content-Type": "application/json", "Content-Length": "14"}
+
+    async def ask(number: int) -> int:
+        exchange = Exchange(method, path, fields | {"Idempotency-Key": f'"exchange-of-{number:06d}"'}, b'{"amount": 10}')
+        await api._transport.app(exchange.scope, exchange.receive, exchange.send)
+        return exchange.status
+
+    assert await ask(0) == status
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(1, 51):
+            await ask(number)
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
