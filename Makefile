@@ -32,7 +32,7 @@ $(UV):
 run: .venv/.local ## Two regions on this machine: Redis, API workers, edges, operator (ARGS="--port 9000")
 	$(BIN)/tidegate up $(ARGS)
 
-demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a retried purchase
+demo: .venv/.local ## The scripted tour: limits, a tier edit, a dead region, a retried purchase, overload, cache lanes
 	$(BIN)/tidegate demo
 
 test: .venv/.dev ## The fast set, against real Valkey servers

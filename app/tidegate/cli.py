@@ -142,7 +142,7 @@ def finish(directory: Path, name: str) -> None:
 @main.command()
 @tiers_option
 def demo(tiers: Path) -> None:
-    """Tour a run of its own: limits, a tier edit, a dead region, a retried purchase; exit status 1 at the first surprise."""
+    """Tour a run of its own: limits, a dead region, a retried purchase, overload, cache lanes; exit status 1 at the first surprise."""
     with tempfile.TemporaryDirectory(prefix="tidegate-demo-") as directory:
         tour(Path(directory), tiers, stop_on_signals())
 

@@ -17,7 +17,7 @@ from tidegate.local.errors import ExpectationError, LocalRunError
 from tidegate.local.keys import Keys
 from tidegate.local.layout import Layout
 from tidegate.local.leftovers import end_leftovers, find_leftovers, mark
-from tidegate.local.programs import Program, programs, write_configuration
+from tidegate.local.programs import Capacity, Program, programs, write_configuration
 from tidegate.local.run import Run
 from tidegate.local.stage import expect
 from tidegate.local.supervision import Supervision, configuration
@@ -52,7 +52,7 @@ def test_every_file_that_a_program_reads_is_written(tmp_path: Path) -> None:
 
     write_configuration(layout)
 
-    names = [program.name for program in programs(layout, Keys(layout.keys))]
+    names = [program.name for program in programs(layout, Keys(layout.keys), Capacity())]
     assert names == [
         "store-redis", "payment-provider",
         "frankfurt-redis", "frankfurt-cache", "frankfurt-lane-enterprise", "frankfurt-api", "frankfurt-edge",

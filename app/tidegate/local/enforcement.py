@@ -1,5 +1,7 @@
 """What the workers of a region say that they enforce, read where the operator reads it; called by `tour.py`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +32,20 @@ def read_enforcement(redis_socket: Path) -> Enforcement:
     Raises:
         LocalRunError: Its Redis does not answer.
     """
+    with redis_at(redis_socket) as redis:
+        revision, workers = redis.get(keys.REVISION), redis.hvals(keys.WORKERS)
+    return Enforcement(int(revision or 0), tuple(decode_heartbeat(text).revision for text in workers))
+
+
+@contextmanager
+def redis_at(redis_socket: Path) -> Iterator[Redis]:
+    """A client of the Redis at `redis_socket`.
+
+    Raises:
+        LocalRunError: In the block, which reads: it does not answer.
+    """
     try:
         with Redis(unix_socket_path=str(redis_socket), socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS) as redis:
-            revision, workers = redis.get(keys.REVISION), redis.hvals(keys.WORKERS)
+            yield redis
     except RedisError as ex:
         raise LocalRunError(f"the Redis at {redis_socket} does not answer: {ex}") from ex
-    return Enforcement(int(revision or 0), tuple(decode_heartbeat(text).revision for text in workers))

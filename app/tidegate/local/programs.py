@@ -15,7 +15,6 @@ from tidegate.local.layout import LANE_TIER, Layout, Region, redis_url
 
 WORKERS_PER_REGION = 2
 """Enough to show that no worker holds state, few enough for a laptop."""
-SHARED_LANE_MEMORY = "64mb"
 DEDICATED_LANE_MEMORY = "256mb"
 """As the sample tier says."""
 OPERATOR = "operator"
@@ -30,6 +29,19 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much a region takes before it is full.
+
+    Args:
+        seats: Requests that each of its workers runs at once.
+        shared_lane_memory: Of its shared cache lane, as `maxmemory` of Valkey is written.
+    """
+
+    seats: int = 100
+    shared_lane_memory: str = "64mb"
+
+
 def api_name(region: str) -> str:
     """Name of a region's API process."""
     return f"{region}-api"
@@ -40,14 +52,14 @@ def redis_name(region: str) -> str:
     return f"{region}-redis"
 
 
-def programs(layout: Layout, keys: Keys) -> tuple[Program, ...]:
-    """Every process of the run.
+def programs(layout: Layout, keys: Keys, capacity: Capacity) -> tuple[Program, ...]:
+    """Every process of the run, each region with room for `capacity`.
 
     Raises:
         LocalRunError: A server that has to run is not installed.
     """
     valkey = find_valkey()
-    regional = [program for region in layout.regions for program in _region(layout, region, keys, valkey)]
+    regional = [program for region in layout.regions for program in _region(layout, region, keys, valkey, capacity)]
     operator = Program(
         OPERATOR,
         (sys.executable, "-m", "tidegate_operator.directory", str(layout.tiers), layout.lanes_url),
@@ -80,7 +92,7 @@ def find_valkey() -> str:
     return found
 
 
-def _region(layout: Layout, region: Region, keys: Keys, valkey: str) -> tuple[Program, ...]:
+def _region(layout: Layout, region: Region, keys: Keys, valkey: str, capacity: Capacity) -> tuple[Program, ...]:
     redis = (*_valkey(valkey, region.directory, region.redis_socket), "--appendonly", "no")
     api = (
         sys.executable, "-m", "gunicorn", "tidegate.asgi:app", "-c", "python:tidegate.server.gunicorn_config", "--no-control-socket",
@@ -90,9 +102,9 @@ def _region(layout: Layout, region: Region, keys: Keys, valkey: str) -> tuple[Pr
     edge = (_find_envoy(), "-c", str(region.edge_config), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
     return (
         Program(redis_name(region.name), redis),
-        _lane(f"{region.name}-cache", valkey, region.directory, region.cache_socket, SHARED_LANE_MEMORY),
+        _lane(f"{region.name}-cache", valkey, region.directory, region.cache_socket, capacity.shared_lane_memory),
         _lane(f"{region.name}-lane-{LANE_TIER}", valkey, region.directory, layout.lane_socket(region), DEDICATED_LANE_MEMORY),
-        Program(api_name(region.name), api, _api_environment(layout, region, keys)),
+        Program(api_name(region.name), api, _api_environment(layout, region, keys, capacity.seats)),
         Program(f"{region.name}-edge", edge),
     )
 
@@ -151,7 +163,7 @@ def _find_envoy() -> str:
     return found
 
 
-def _api_environment(layout: Layout, region: Region, keys: Keys) -> dict[str, str]:
+def _api_environment(layout: Layout, region: Region, keys: Keys, seats: int) -> dict[str, str]:
     return {
         "TIDEGATE_REGION": region.name,
         "TIDEGATE_REDIS_URL": redis_url(region.redis_socket),
@@ -164,6 +176,7 @@ def _api_environment(layout: Layout, region: Region, keys: Keys) -> dict[str, st
         "TIDEGATE_IDEMPOTENCY_KEY_FILE": str(keys.idempotency),
         "TIDEGATE_RESULT_KEY_FILE": str(keys.result),
         "TIDEGATE_PAYMENTS_URL": layout.payments_url,
+        "TIDEGATE_SEATS": str(seats),
         "TIDEGATE_TIERS_FILE": str(region.directory / "tiers.json"),
         # A laptop under load may be late; a Redis that is gone refuses at once.
         "TIDEGATE_REDIS_TIMEOUT_SECONDS": "1",

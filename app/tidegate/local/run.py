@@ -16,7 +16,7 @@ from tidegate.local.layout import Layout
 from tidegate.local.leftovers import end_leftovers
 from tidegate.local.lock import StateLock
 from tidegate.local.ports import check_ports
-from tidegate.local.programs import OPERATOR, api_name, programs, redis_name, write_configuration
+from tidegate.local.programs import OPERATOR, Capacity, api_name, programs, redis_name, write_configuration
 from tidegate.local.supervision import STOP_SECONDS, Process, Supervision, start_supervisord
 
 READY_SECONDS = 30.0
@@ -31,13 +31,15 @@ class Run:
 
     Args:
         layout: Where everything lives.
+        capacity: How much each region takes.
 
     Raises:
         LocalRunError: From most methods: it cannot start or go on; the text says why and what to do.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, capacity: Capacity = Capacity()) -> None:  # noqa: B008 - frozen
         self.layout = layout
+        self.capacity = capacity
         self.supervision = Supervision(layout.supervisor_socket)
         self.cleaned_up = 0
         self._lock = StateLock(layout.state)
@@ -65,7 +67,7 @@ class Run:
         check_ports(self.layout)
         self.keys = Keys(self.layout.keys)
         write_configuration(self.layout)
-        started = programs(self.layout, self.keys)
+        started = programs(self.layout, self.keys, self.capacity)
         for name in ("supervisord", *(program.name for program in started)):
             for log in self.layout.logs.glob(f"{name}.log*"):
                 log.unlink()

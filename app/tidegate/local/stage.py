@@ -1,9 +1,12 @@
-"""What the acts of the tour play on, and the assertion that they make; called by `tour.py`."""
+"""What the acts of the tour play on, what they say and the assertion that they make; called by them and by `tour.py`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
+
+import click
 
 from tidegate.local.client import Answer, Client
 from tidegate.local.errors import ExpectationError, LocalRunError
@@ -13,6 +16,8 @@ PURCHASES_PATH = "/v1/credits/purchases"
 PAYMENTS_PATH = "/v1/payments"
 AMOUNT = 500
 POLL_SECONDS = 0.002
+MANY = 1_000_000
+"""More charges than any act has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,20 @@ class Stage:
 
     def lose_next_reply(self) -> None:
         """Have the payment provider cut the connection after its next charge."""
+        self._ask_for({"kind": "drop_reply"})
+
+    @contextmanager
+    def slow_payments(self, seconds: float) -> Iterator[None]:
+        """Have the payment provider take so long for each charge in the block."""
+        self._ask_for({"kind": "slow", "times": MANY, "seconds": seconds})
+        try:
+            yield
+        finally:
+            self._ask_for({})
+
+    def _ask_for(self, fault: dict[str, object]) -> None:
         with Client(self.run.layout.payments_port) as client:
-            client.post("/faults", {"kind": "drop_reply"}, "")
+            client.post("/faults", fault, "")
 
     def until(self, condition: Callable[[], bool], seconds: float, wish: str) -> float:
         """Seconds until `condition` holds.
@@ -82,3 +99,13 @@ def expect(holds: bool, wish: str, found: object = "") -> None:
     """
     if not holds:
         raise ExpectationError(f"expected: {wish}; found: {found}")
+
+
+def title(text: str) -> None:
+    """Begin an act."""
+    click.secho(f"\n{text}", bold=True)
+
+
+def done(text: str) -> None:
+    """End an act whose assertions held, with what it has shown."""
+    click.echo(click.style("  ok  ", fg="green") + text)

@@ -1,4 +1,4 @@
-"""`tidegate demo`: six acts on a run of its own, each an assertion; called by `cli.py`."""
+"""`tidegate demo`: eight acts on a run of its own, each an assertion; called by `cli.py`."""
 
 import re
 import secrets
@@ -14,8 +14,11 @@ from tidegate.local.enforcement import read_enforcement
 from tidegate.local.errors import ExpectationError, LocalRunError
 from tidegate.local.keys import Grant
 from tidegate.local.layout import Layout
+from tidegate.local.neighbours import act_neighbours
+from tidegate.local.overload import act_overload
+from tidegate.local.programs import Capacity
 from tidegate.local.run import Run, kill_region, start_region
-from tidegate.local.stage import AMOUNT, Stage, expect
+from tidegate.local.stage import AMOUNT, Stage, done, expect, title
 from tidegate.local.traffic import Traffic
 
 LIMITED_PATH = "/v1/credits"
@@ -27,6 +30,10 @@ RAISE_FACTOR = 1000
 """Enough that the traffic of the third act, as fast as this machine can, is never refused."""
 
 
+CAPACITY = Capacity(seats=6, shared_lane_memory="2mb")
+"""So little that one laptop can ask for more."""
+
+
 def tour(directory: Path, tiers: Path, stop: Event) -> None:
     """Play all acts in `directory`, on a copy of `tiers`.
 
@@ -35,8 +42,8 @@ def tour(directory: Path, tiers: Path, stop: Event) -> None:
         LocalRunError: The run cannot start.
     """
     layout = Layout.at(directory / "state", _copy(tiers, directory / "tiers"), 0)
-    with Run(layout) as run:
-        _say("Starting two regions, a store and an operator ...")
+    with Run(layout, CAPACITY) as run:
+        click.echo("Starting two regions, a store and an operator ...")
         run.wait_until_ready(stop)
         if stop.is_set():
             raise LocalRunError("stopped")
@@ -55,10 +62,12 @@ def _play(stage: Stage) -> None:
     _act_paid_once(stage, key, bought)
     _act_effect(stage, f"demo-{secrets.token_hex(8)}")
     _act_return(stage)
+    act_overload(stage)
+    act_neighbours(stage)
 
 
 def _act_limits(stage: Stage) -> None:
-    _title("1. A limit is a limit, for its own token only")
+    title("1. A limit is a limit, for its own token only")
     port = stage.edges[0]
     with Client(port, stage.run.keys.mint(Grant("free"))) as free:
         usage = free.get("/v1/usage")
@@ -69,11 +78,11 @@ def _act_limits(stage: Stage) -> None:
     expect(statuses == [200] * limit + [429], f"{limit} times 200, then 429", statuses)
     expect(int(refused.headers.get("retry-after", "0")) > 0, "a Retry-After of at least a second", dict(refused.headers))
     stage.get(port, LIMITED_PATH)
-    _done(f"free: {limit} passed, the next got 429 with Retry-After: {refused.headers['retry-after']}; enterprise passed")
+    done(f"free: {limit} passed, the next got 429 with Retry-After: {refused.headers['retry-after']}; enterprise passed")
 
 
 def _act_tier_edit(stage: Stage) -> None:
-    _title("2. An edited tier is enforced everywhere within a second")
+    title("2. An edited tier is enforced everywhere within a second")
     regions = stage.run.layout.regions
     before = {region: read_enforcement(region.redis_socket).revision for region in regions}
     limit = _raise_limits(stage.run.layout.tiers / "enterprise.yaml")
@@ -85,12 +94,12 @@ def _act_tier_edit(stage: Stage) -> None:
     for region in regions:
         found = stage.get(region.api_port, "/v1/tiers/enterprise").json()["spec"]["windows"][0]["limit"]
         expect(found == limit, f"{region.name} enforces the limit {limit}", found)
-    _done(f"enterprise may now {limit}: enforced by every worker of {len(regions)} regions after {took * 1000:.0f} ms")
+    done(f"enterprise may now {limit}: enforced by every worker of {len(regions)} regions after {took * 1000:.0f} ms")
 
 
 def _act_region_loss(stage: Stage, key: str) -> Answer:
     doomed = stage.run.layout.regions[0]
-    _title(f"3. {doomed.name.capitalize()} dies, and no client notices")
+    title(f"3. {doomed.name.capitalize()} dies, and no client notices")
     bought = stage.purchase(stage.edges[0], key)
     expect(
         (bought.status, bought.region) == (201, doomed.name), f"a purchase answered 201 by {doomed.name}", (bought.status, bought.region)
@@ -106,23 +115,23 @@ def _act_region_loss(stage: Stage, key: str) -> Answer:
     expect(not problems, "no failed request", f"{len(problems)} of {len(traffic.all())}, the first: {problems[:1]}")
     gap, last = traffic.longest_gap(killed_at), stage.get(stage.edges[0], LIMITED_PATH)
     expect(last.region not in ("", doomed.name), f"another region answers at the edge of {doomed.name}", last.region)
-    _done(f"API and Redis killed under load: 0 of {after} requests failed, same token; failover gap {gap * 1000:.0f} ms")
+    done(f"API and Redis killed under load: 0 of {after} requests failed, same token; failover gap {gap * 1000:.0f} ms")
     return bought
 
 
 def _act_paid_once(stage: Stage, key: str, bought: Answer) -> None:
-    _title("4. A purchase that is sent again is paid once")
+    title("4. A purchase that is sent again is paid once")
     for port in stage.edges:
         again = stage.purchase(port, key)
         expect(again.headers.get("idempotent-replayed") == "true", "Idempotent-Replayed: true", (again.status, dict(again.headers)))
         expect((again.status, again.body) == (bought.status, bought.body), "the first answer, byte for byte", again.body)
     balance = stage.get(stage.edges[1], LIMITED_PATH).json()["balance"]
     expect(balance == AMOUNT, f"a balance of {AMOUNT}: counted once", balance)
-    _done(f"bought in a region that is dead now, replayed through {len(stage.edges)} edges, same bytes; balance {balance}: counted once")
+    done(f"bought in a region that is dead now, replayed through {len(stage.edges)} edges, same bytes; balance {balance}: counted once")
 
 
 def _act_effect(stage: Stage, key: str) -> None:
-    _title("5. A payment whose reply was lost is taken once")
+    title("5. A payment whose reply was lost is taken once")
     stage.lose_next_reply()
     lost = stage.pay(stage.edges[0], key)
     expect(lost.status == 503, "503: nobody knows yet whether money was taken", (lost.status, lost.body))
@@ -130,12 +139,12 @@ def _act_effect(stage: Stage, key: str) -> None:
     expect((first.status, again.status) == (201, 201), "201 to each retry", (first.status, again.status))
     expect(first.body == again.body, "the same answer, byte for byte", again.body)
     expect(stage.charges() == 1, "one charge at the provider", stage.charges())
-    _done("the provider charged and cut the line; the retry asked it, found the charge and adopted it: one charge")
+    done("the provider charged and cut the line; the retry asked it, found the charge and adopted it: one charge")
 
 
 def _act_return(stage: Stage) -> None:
     back = stage.run.layout.regions[0]
-    _title(f"6. {back.name.capitalize()} comes back, with an empty Redis")
+    title(f"6. {back.name.capitalize()} comes back, with an empty Redis")
     with Traffic(stage.edges, stage.token, LIMITED_PATH) as traffic:
         start_region(stage.run.supervision, back.name)
         took = stage.until(
@@ -144,7 +153,7 @@ def _act_return(stage: Stage) -> None:
     expect(not traffic.problems(), "no failed request", traffic.problems()[:1])
     tiers = [stage.get(region.api_port, "/v1/tiers/enterprise").body for region in stage.run.layout.regions]
     expect(len(set(tiers)) == 1, "the same tier in every region", tiers)
-    _done(f"tiers refilled, traffic again after {took:.1f} s, 0 of {len(traffic.all())} requests failed meanwhile")
+    done(f"tiers refilled, traffic again after {took:.1f} s, 0 of {len(traffic.all())} requests failed meanwhile")
 
 
 def _raise_limits(manifest: Path) -> int:
@@ -157,15 +166,3 @@ def _copy(tiers: Path, target: Path) -> Path:
     if not tiers.is_dir():
         raise LocalRunError(f"no directory {tiers} with tier manifests: run from the repository, or name one with --tiers")
     return Path(shutil.copytree(tiers, target))
-
-
-def _title(text: str) -> None:
-    click.secho(f"\n{text}", bold=True)
-
-
-def _done(text: str) -> None:
-    _say(click.style("  ok  ", fg="green") + text)
-
-
-def _say(text: str) -> None:
-    click.echo(text)
