@@ -1,12 +1,18 @@
+{{- define "tidegate.name" -}}
+{{ .Values.nameOverride | default .Chart.Name }}
+{{- end }}
+
 {{/* With "-redis-" and a region of 20 characters at most 52: a StatefulSet's pods carry its name and a hash in one label of 63. */}}
 {{- define "tidegate.fullname" -}}
-{{- $name := contains .Chart.Name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) | replace "." "-" -}}
-{{ gt (len $name) 25 | ternary (printf "%s-%s" ($name | trunc 16 | trimSuffix "-") (.Release.Name | sha256sum | trunc 8)) $name }}
+{{- $chart := include "tidegate.name" . -}}
+{{- $name := contains $chart .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $chart) | replace "." "-" -}}
+{{- $short := gt (len $name) 25 | ternary (printf "%s-%s" ($name | trunc 16 | trimSuffix "-") (.Release.Name | sha256sum | trunc 8)) $name -}}
+{{ .Values.fullnameOverride | default $short }}
 {{- end }}
 
 {{/* Selectors: never a version, so that an upgrade keeps them. Call with (dict "root" $ "component" "api" "region" "frankfurt"). */}}
 {{- define "tidegate.selector" -}}
-app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/name: {{ include "tidegate.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .region }}
@@ -14,12 +20,81 @@ tidegate.dev/region: {{ . | quote }}
 {{- end }}
 {{- end }}
 
-{{- define "tidegate.labels" -}}
+{{- define "tidegate.ownLabels" -}}
 {{ include "tidegate.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: tidegate
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Own labels, by which selectors find pods, before those that a user adds to everything. */}}
+{{- define "tidegate.labels" -}}
+{{ merge (include "tidegate.ownLabels" . | fromYaml) .root.Values.commonLabels | toYaml }}
+{{- end }}
+
+{{/* What an object is called unless it has another name: release, component, region. Call with a scope. */}}
+{{- define "tidegate.objectName" -}}
+{{ include "tidegate.fullname" .root }}-{{ .component }}{{ with .region }}-{{ . }}{{ end }}
+{{- end }}
+
+{{/* Call with a scope and, where an object has them, "name" and "annotations". */}}
+{{- define "tidegate.metadata" -}}
+name: {{ .name | default (include "tidegate.objectName" .) | quote }}
+labels: {{- include "tidegate.labels" . | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Call with a scope, the component's "values" and, where its pods have some, "annotations". */}}
+{{- define "tidegate.podMetadata" -}}
+{{- $values := .values -}}
+labels: {{- merge (include "tidegate.labels" . | fromYaml) $values.podLabels | toYaml | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) $values.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Where the pods of a component run, and who is asked for their images. Call with a scope, its "values" and, for pods of one zone, "zone". */}}
+{{- define "tidegate.scheduling" -}}
+{{- $values := .values -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with merge (empty .zone | ternary (dict) (dict "topology.kubernetes.io/zone" .zone)) $values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with merge (dict) (.affinity | default dict) $values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* Over which nodes the pods of a component and region are spread. Call with a scope and the component's "values". */}}
+{{- define "tidegate.spread" -}}
+topologySpreadConstraints:
+  {{- with .values.topologySpreadConstraints }}
+  {{- toYaml . | nindent 2 }}
+  {{- else }}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "tidegate.selector" . | nindent 8 }}
+    matchLabelKeys: [pod-template-hash]
+  {{- end }}
+{{- end }}
+
+{{/* Name of a component's service account. Call with a scope and the component's "values". */}}
+{{- define "tidegate.serviceAccount" -}}
+{{- $values := .values -}}
+{{ $values.serviceAccount.name | default ($values.serviceAccount.create | ternary (include "tidegate.objectName" .) "default") }}
 {{- end }}
 
 {{/* Call with (list $ .Values.api.image). */}}
@@ -110,14 +185,4 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
-{{- end }}
-
-{{- define "tidegate.zone" -}}
-{{- with .zone }}
-nodeAffinity:
-  requiredDuringSchedulingIgnoredDuringExecution:
-    nodeSelectorTerms:
-      - matchExpressions:
-          - {key: topology.kubernetes.io/zone, operator: In, values: [{{ . | quote }}]}
-{{- end }}
 {{- end }}
