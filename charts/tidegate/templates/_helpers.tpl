@@ -97,6 +97,16 @@ topologySpreadConstraints:
 {{ $values.serviceAccount.name | default ($values.serviceAccount.create | ternary (include "tidegate.objectName" .) "default") }}
 {{- end }}
 
+{{/* How the Service of all regions chooses, where the cluster's version has a way to say so. */}}
+{{- define "tidegate.trafficDistribution" -}}
+{{- $version := .Capabilities.KubeVersion.Version -}}
+{{- if eq .Values.service.trafficDistribution "auto" -}}
+{{ if semverCompare ">=1.34.0-0" $version }}PreferSameZone{{ else if semverCompare ">=1.31.0-0" $version }}PreferClose{{ end }}
+{{- else if ne .Values.service.trafficDistribution "none" -}}
+{{ .Values.service.trafficDistribution }}
+{{- end -}}
+{{- end }}
+
 {{/* Call with (list $ .Values.api.image). */}}
 {{- define "tidegate.image" -}}
 {{- $root := index . 0 }}{{ $image := index . 1 -}}
