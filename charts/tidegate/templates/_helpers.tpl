@@ -183,6 +183,39 @@ topologySpreadConstraints:
 checksum/passwords: {{ .Values.redis.passwordSeed | sha256sum | trunc 8 | quote }}
 {{- end }}
 
+{{/* A peer: the pods of a component of this release. Call with (dict "root" $ "component" "api" "region" "frankfurt"). */}}
+{{- define "tidegate.peer" -}}
+- podSelector:
+    matchLabels: {{- include "tidegate.selector" . | nindent 6 }}
+{{- end }}
+
+{{/* Who reaches what answers requests: whom the values name, and this release; nobody is named: anybody. */}}
+{{- define "tidegate.publicFrom" -}}
+{{- with .Values.networkPolicy.ingressFrom }}
+from:
+  {{- include "tidegate.peer" (dict "root" $ "component" "test") | nindent 2 }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Names are asked of whoever answers to that in the cluster, at its own port in some. */}}
+{{- define "tidegate.egressToNames" -}}
+- ports:
+    {{- range .Values.networkPolicy.dnsPorts }}
+    - {protocol: UDP, port: {{ . }}}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
+{{- end }}
+
+{{/* Servers that a Secret names are unknown here: to where the values say, else to anywhere. */}}
+{{- define "tidegate.egressToServers" -}}
+{{- with .Values.networkPolicy.serversTo }}
+- to: {{- toYaml . | nindent 4 }}
+{{- else }}
+- {}
+{{- end }}
+{{- end }}
+
 {{- define "tidegate.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
