@@ -216,6 +216,15 @@ from:
 {{- end }}
 {{- end }}
 
+{{/* Values of what decides how many API pods there are, as JSON; empty: `api.replicas` does. */}}
+{{- define "tidegate.scaler" -}}
+{{- if .Values.api.autoscaling.enabled }}{{ toJson .Values.api.autoscaling }}{{ else if .Values.api.keda.enabled }}{{ toJson .Values.api.keda }}{{ end }}
+{{- end }}
+
+{{- define "tidegate.leastReplicas" -}}
+{{ with include "tidegate.scaler" . }}{{ (fromJson .).minReplicas }}{{ else }}{{ .Values.api.replicas }}{{ end }}
+{{- end }}
+
 {{- define "tidegate.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
