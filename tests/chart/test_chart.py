@@ -130,7 +130,7 @@ def test_every_value_has_a_reader() -> None:
 
 def leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Paths of the values that are no maps, or maps whose content Kubernetes decides about."""
-    if isinstance(value, dict) and value and path[-1:] != ("resources",):
+    if isinstance(value, dict) and value and path[-1:] not in (("resources",), ("labels",)):
         for key, child in value.items():
             yield from leaves(child, (*path, key))
     else:

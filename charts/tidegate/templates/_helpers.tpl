@@ -38,10 +38,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ include "tidegate.fullname" .root }}-{{ .component }}{{ with .region }}-{{ . }}{{ end }}
 {{- end }}
 
-{{/* Call with a scope and, where an object has them, "name" and "annotations". */}}
+{{/* Call with a scope and, where an object has them, "name", "annotations" and "extraLabels". */}}
 {{- define "tidegate.metadata" -}}
 name: {{ .name | default (include "tidegate.objectName" .) | quote }}
-labels: {{- include "tidegate.labels" . | nindent 2 }}
+labels: {{- merge (include "tidegate.labels" . | fromYaml) (.extraLabels | default dict) | toYaml | nindent 2 }}
 {{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
