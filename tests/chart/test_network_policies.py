@@ -30,13 +30,13 @@ def rules(documents: list[Json], name: str, direction: str, port: int) -> list[t
     return [peer for rule in found for peer in components(rule.get("from") or rule.get("to") or ())]
 
 
-@pytest.mark.parametrize("values", ["", "store.type=Etcd"])
-def test_every_pod_is_under_exactly_one_policy_for_both_directions(helm: Helm, values: str) -> None:
+@pytest.mark.parametrize(("values", "count"), [("", 6), ("store.type=Etcd", 6), ("edge.enabled=true", 8)])
+def test_every_pod_is_under_exactly_one_policy_for_both_directions(helm: Helm, values: str, count: int) -> None:
     documents = render(helm, *(["--set", values] if values else []))
     policies = [found["spec"] for found in documents if found["kind"] == "NetworkPolicy"]
     workloads = [found["spec"]["template"]["metadata"]["labels"] for found in documents if found["kind"] in ("Deployment", "StatefulSet")]
 
-    assert len(workloads) == 6
+    assert len(workloads) == count
     for labels in workloads:
         matching = [each for each in policies if each["podSelector"]["matchLabels"].items() <= labels.items()]
         assert [each["policyTypes"] for each in matching] == [["Ingress", "Egress"]]
@@ -80,6 +80,21 @@ def test_anybody_reaches_the_api_and_only_monitoring_its_metrics(rendered: list[
 
     assert public == {"ports": [{"port": 8000}]}
     assert metrics == {"ports": [{"port": 9100}, {"port": 9101}], "from": [MONITORING]}
+
+
+def test_an_edge_hears_anybody_and_reaches_the_workers_of_all_regions(helm: Helm) -> None:
+    documents = render(helm, "--set", "edge.enabled=true")
+
+    assert policy(documents, "tidegate-edge")["ingress"] == [{"ports": [{"port": 8080}]}]
+    assert rules(documents, "tidegate-edge", "egress", 8000) == [("api", "")]
+
+
+def test_an_edge_and_the_test_of_this_release_are_never_locked_out(helm: Helm) -> None:
+    gateway = '[{"namespaceSelector":{"matchLabels":{"gateway":"yes"}}}]'
+    documents = render(helm, "--set", "edge.enabled=true", "--set-json", f"networkPolicy.ingressFrom={gateway}")
+
+    assert rules(documents, "tidegate-api-dublin", "ingress", 8000) == [("edge", ""), ("test", "")]
+    assert rules(documents, "tidegate-edge", "ingress", 8080) == [("edge", ""), ("test", "")]
 
 
 def test_who_reaches_what_can_be_said(helm: Helm) -> None:

@@ -71,7 +71,7 @@ def test_the_longest_names_of_release_and_regions_are_neither_cut_nor_equal(helm
     regions = [f"region-{'x' * 11}-{letter}" for letter in "ab"]
     settings = ",".join(f"regions[{n}].name={name}" for n, name in enumerate(regions))
     for release in ("r" * 53, "tidegate"):
-        result = helm("template", release, str(CHART), "--set", settings)
+        result = helm("template", release, str(CHART), "--set", f"{settings},edge.enabled=true")
         assert result.returncode == 0, result.stderr
         named = [(found["kind"], found["metadata"]["name"]) for found in yaml.safe_load_all(result.stdout) if found]
 

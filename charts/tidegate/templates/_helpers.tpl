@@ -107,6 +107,24 @@ topologySpreadConstraints:
 {{- end -}}
 {{- end }}
 
+{{/* The edge of a region: the bootstrap of the local run, with the pods of all regions as they are found by name. Call with (list $ "frankfurt"). */}}
+{{- define "tidegate.edgeBootstrap" -}}
+{{- $root := index . 0 }}{{ $own := index . 1 }}{{ $endpoints := list -}}
+{{- range $root.Values.regions }}
+{{- $pods := printf "%s-pods" (include "tidegate.objectName" (dict "root" $root "component" "api" "region" .name)) }}
+{{- $address := dict "socket_address" (dict "address" $pods "port_value" 8000) }}
+{{- $found := list (dict "endpoint" (dict "address" $address)) }}
+{{- $endpoints = append $endpoints (dict "priority" (eq .name $own | ternary 0 1) "locality" (dict "region" .name) "lb_endpoints" $found) }}
+{{- end }}
+{{- $config := $root.Files.Get "files/edge.yaml" | fromYaml }}
+{{- $_ := set (first $config.static_resources.listeners) "address" (dict "socket_address" (dict "address" "0.0.0.0" "port_value" 8080)) }}
+{{- $assignment := dict "cluster_name" "api" "endpoints" $endpoints "policy" (dict "overprovisioning_factor" 200) }}
+{{- /* Names are asked for anew each second: pods come and go. While half of a region's pods are well, it gets everything. */}}
+{{- $found := dict "type" "STRICT_DNS" "dns_refresh_rate" "1s" "dns_lookup_family" "V4_PREFERRED" "load_assignment" $assignment }}
+{{- range $key, $value := $found }}{{ $_ := set (first $config.static_resources.clusters) $key $value }}{{ end }}
+{{- toYaml $config }}
+{{- end }}
+
 {{/* Call with (list $ .Values.api.image). */}}
 {{- define "tidegate.image" -}}
 {{- $root := index . 0 }}{{ $image := index . 1 -}}
@@ -193,7 +211,9 @@ checksum/passwords: {{ .Values.redis.passwordSeed | sha256sum | trunc 8 | quote 
 {{- define "tidegate.publicFrom" -}}
 {{- with .Values.networkPolicy.ingressFrom }}
 from:
-  {{- include "tidegate.peer" (dict "root" $ "component" "test") | nindent 2 }}
+  {{- range $component := list "edge" "test" }}
+  {{- include "tidegate.peer" (dict "root" $ "component" $component) | nindent 2 }}
+  {{- end }}
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}

@@ -1,0 +1,129 @@
+"""Edges of the chart: rendered by Helm, read by a real Envoy, and the same as those of the local run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.chart.rendering import CHART, Helm, Json, find, render
+
+from tidegate.local.edge import TEMPLATE, bootstrap
+from tidegate.local.layout import Layout
+
+ENVOY = Path(sys.executable).parent / "envoy"
+REGIONS = ("frankfurt", "dublin")
+OSLO = 'regions=[{"name":"frankfurt"},{"name":"dublin"},{"name":"oslo"}]'
+
+
+@pytest.fixture(scope="session")
+def edged(helm: Helm) -> list[Json]:
+    """The chart with edges."""
+    return render(helm, "--set", "edge.enabled=true")
+
+
+def config(documents: list[Json], region: str) -> Json:
+    """What the edge of a region reads."""
+    return dict(yaml.safe_load(find(documents, "ConfigMap", f"tidegate-edge-{region}")["data"]["envoy.yaml"]))
+
+
+def cluster(config: Json) -> Json:
+    (found,) = config["static_resources"]["clusters"]
+    return dict(found)
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_envoy_accepts_what_is_rendered(edged: list[Json], region: str, tmp_path: Path) -> None:
+    file = tmp_path / "envoy.yaml"
+    file.write_text(find(edged, "ConfigMap", f"tidegate-edge-{region}")["data"]["envoy.yaml"])
+    checked = subprocess.run([str(ENVOY), "--mode", "validate", "-c", str(file)], capture_output=True, text=True, timeout=60, check=False)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_edges_behave_as_those_of_the_local_run(edged: list[Json], tmp_path: Path) -> None:
+    """Nothing differs but where an edge listens and where it finds the regions: one file is the source of both."""
+    layout = Layout.at(tmp_path, tmp_path, 0)
+    assert tuple(region.name for region in layout.regions) == REGIONS
+
+    for region in layout.regions:
+        here, there = bootstrap(region, layout.regions), config(edged, region.name)
+        assert without_places(there) == without_places(here)
+        assert [(each["priority"], each["locality"]) for each in endpoints(there)] == [
+            (int(each["locality"]["region"] != region.name), each["locality"]) for each in endpoints(there)
+        ]
+    assert (CHART / "files/edge.yaml").read_text() == TEMPLATE.read_text()
+
+
+def endpoints(config: Json) -> list[Json]:
+    return list(cluster(config)["load_assignment"]["endpoints"])
+
+
+def without_places(config: Json) -> Any:
+    """An edge without its addresses."""
+    copied = json.loads(json.dumps(config))
+    (listener,), (found,) = copied["static_resources"]["listeners"], copied["static_resources"]["clusters"]
+    del listener["address"]
+    for key in ("type", "load_assignment", "dns_refresh_rate", "dns_lookup_family"):
+        found.pop(key, None)
+    return copied
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_an_edge_prefers_its_own_region_and_finds_the_pods_of_each(edged: list[Json], region: str) -> None:
+    assert cluster(config(edged, region))["type"] == "STRICT_DNS"
+    for each in endpoints(config(edged, region)):
+        name = each["locality"]["region"]
+        (endpoint,) = each["lb_endpoints"]
+        address = endpoint["endpoint"]["address"]["socket_address"]
+        service = find(edged, "Service", address["address"])["spec"]
+        (container,) = find(edged, "Deployment", f"tidegate-api-{name}")["spec"]["template"]["spec"]["containers"]
+
+        assert each["priority"] == int(name != region)
+        assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+        assert service["selector"]["tidegate.dev/region"] == name
+        assert {"name": "http", "containerPort": address["port_value"]} in container["ports"]
+
+
+def test_what_all_regions_share_is_in_front_of_edges_where_there_are_any(edged: list[Json], rendered: list[Json]) -> None:
+    selectors = [find(documents, "Service", "tidegate")["spec"]["selector"] for documents in (edged, rendered)]
+
+    assert [selector["app.kubernetes.io/component"] for selector in selectors] == ["edge", "api"]
+    assert find(edged, "Service", "tidegate-edge-dublin")["spec"]["selector"]["tidegate.dev/region"] == "dublin"
+
+
+def test_an_edge_listens_where_its_pod_says_and_restarts_with_its_configuration(helm: Helm, edged: list[Json]) -> None:
+    template = find(edged, "Deployment", "tidegate-edge-dublin")["spec"]["template"]
+    (listener,) = config(edged, "dublin")["static_resources"]["listeners"]
+    third = find(render(helm, "--set", "edge.enabled=true", "--set-json", OSLO), "Deployment", "tidegate-edge-dublin")["spec"]["template"]
+
+    (container,) = template["spec"]["containers"]
+    assert container["ports"] == [{"name": "http", "containerPort": listener["address"]["socket_address"]["port_value"]}]
+    assert template["metadata"]["annotations"] != third["metadata"]["annotations"]
+
+
+def test_an_edge_goes_on_until_services_have_forgotten_it(helm: Helm, edged: list[Json]) -> None:
+    """Where the cluster knows how: before 1.30 a hook without a shell is refused."""
+    pod = find(edged, "Deployment", "tidegate-edge-dublin")["spec"]["template"]["spec"]
+    old = render(helm, "--set", "edge.enabled=true", "--kube-version", "1.29.0")
+
+    assert pod["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 10}}}
+    assert pod["terminationGracePeriodSeconds"] > 10
+    assert "lifecycle" not in find(old, "Deployment", "tidegate-edge-dublin")["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_an_edge_is_as_safe_as_every_pod(edged: list[Json]) -> None:
+    pod = find(edged, "Deployment", "tidegate-edge-dublin")["spec"]["template"]["spec"]
+    budgets = [found["metadata"]["name"] for found in edged if found["kind"] == "PodDisruptionBudget"]
+
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+    assert pod["containers"][0]["args"][pod["containers"][0]["args"].index("--concurrency") + 1] == "2"
+    assert {"tidegate-edge-frankfurt", "tidegate-edge-dublin"} <= set(budgets)
+
+
+def test_there_is_no_edge_unless_asked_for(rendered: list[Json]) -> None:
+    assert not [found for found in rendered if "-edge" in found["metadata"]["name"] or found["metadata"]["name"].endswith("-pods")]
