@@ -12,7 +12,7 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 
 from tidegate import problems
-from tidegate.admission.middleware import LEFT, AdmissionMiddleware, leave_seat
+from tidegate.admission.middleware import LEFT, AdmissionMiddleware, leave_seat, timed
 from tidegate.admission.seats import Seats
 from tidegate.body import BodyMiddleware, when_left, whole_or_error
 from tidegate.cache.lanes import Lanes, LaneSecrets
@@ -141,7 +141,7 @@ def create_app(settings: Settings, *, reached: Reached = go_on, lease_seconds: i
     stays = read_secret(settings.idempotency_key_file)
     pseudonyms = Pseudonyms(*identity_keys, shards=settings.limits_shards, shard_key=stays)
     # The way of a request, in order; each hands the next a typed value on `req.context`.
-    router = Router()
+    router = Router(timed if settings.minimum_seats else None)
     app = App(
         router=router,
         middleware=[

@@ -19,10 +19,14 @@ class Router(CompiledRouter):
     `mutations` maps URI template and method to the responder. It is filled from what Falcon itself would call, suffixes included, so
     that no route of a resource can change something outside of a transaction. `cached` maps GET, and
     HEAD where GET answers it.
+
+    Args:
+        wrap: Put around every responder, if given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wrap: Callable[[Responder], Responder] | None = None) -> None:
         super().__init__()
+        self._wrap = wrap
         self.mutations: dict[tuple[str, str], Responder] = {}
         self.cached: dict[tuple[str, str], Responder] = {}
         self._templates: set[str] = set()
@@ -30,6 +34,8 @@ class Router(CompiledRouter):
     def map_http_methods(self, resource: object, **options: Any) -> dict[str, Any]:
         """The responders of a resource; HEAD is answered by GET's, and Falcon leaves the body out (RFC 9110, 9.1)."""
         responders: dict[str, Any] = dict(super().map_http_methods(resource, **options))
+        if self._wrap:
+            responders = {method: self._wrap(responder) for method, responder in responders.items()}
         if "GET" in responders:
             responders.setdefault("HEAD", responders["GET"])
         return responders

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,10 +12,11 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
-from tests.redis.conftest import Start, wait_for
+from tests.redis.conftest import Start, slow_way, wait_for
 from tests.redis.test_application import DURABLE, PURCHASES, bearer, lifespan
 from tests.redis.test_protocol import serving
 
+from tidegate.admission.gradient import GradientSeats
 from tidegate.application import create_app
 from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument, encode_tier
@@ -62,6 +64,12 @@ class Place:
         writer.write(f"GET /v1/gate HTTP/1.1\r\nHost: x\r\nAuthorization: {self.token(tenant)['Authorization']}\r\n\r\n".encode())
         return reader, writer
 
+    async def until_known(self, tier: str) -> None:
+        fields = bearer(self.issuer.mint(tier))
+        async with asyncio.timeout(20):
+            while (await self.client.get("/v1/usage", headers=fields)).json().get("tier") != tier:
+                await asyncio.sleep(0.01)
+
     async def until(self, *, taken: int, waiting: int) -> None:
         await self._eventually(lambda: (shown("seats_taken"), shown("waiting")) == (taken, waiting))
 
@@ -70,10 +78,13 @@ def shown(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(f"tidegate_admission_{name}", labels)
 
 
-async def publish(redis: Redis, name: str, **admission: Any) -> None:
-    spec = {"windows": [{"name": "hour", "limit": 10**6, "period": "1h"}], "admission": {"queue": QUEUE} | admission}
+HOURLY = {"name": "hour", "limit": 10**6, "period": "1h"}
+
+
+async def publish(redis: Redis, name: str, window: dict[str, Any] = HOURLY, **admission: Any) -> None:
+    spec = {"windows": [window], "admission": {"queue": QUEUE} | admission}
     await redis.hset(keys.TIERS, name, encode_tier(TierDocument(Tier.from_spec(name, spec), uid="u", generation=1)))
-    await redis.set(keys.REVISION, 1)
+    await redis.publish(keys.TIERS_CHANNEL, await redis.incr(keys.REVISION))
 
 
 @pytest.fixture
@@ -190,6 +201,27 @@ async def test_a_client_of_many_connections_holds_up_nobody_else(place: Place) -
         writer.close()
 
 
+async def test_an_identity_moves_its_bytes_and_at_most_one_answer_more_for_each_request_at_once(place: Place, redis: Redis) -> None:
+    """What fair bandwidth means: bytes are shared by quota, whoever asks how often."""
+    await publish(redis, "metered", {"name": "egress", "limit": 1_000_000, "period": "1h", "unit": "ResponseBytes"})
+    await place.until_known("metered")
+    place.gate.size = 100_000
+    place.gate.opened.set()
+    moved = {"greedy": 0, "modest": 0}
+
+    async def read_until_refused(tenant: str) -> None:
+        fields = bearer(place.issuer.mint("metered", tenant=tenant))
+        while (answer := await place.client.get("/v1/gate", headers=fields)).status_code != 429:
+            assert answer.status_code == 200
+            moved[tenant] += len(answer.content)
+
+    callers = {"greedy": 2, "modest": 1}
+    await asyncio.gather(*(read_until_refused(tenant) for tenant, at_once in callers.items() for _ in range(at_once)))
+
+    for tenant, at_once in callers.items():
+        assert 1_000_000 <= moved[tenant] <= 1_000_000 + at_once * 100_000
+
+
 async def test_probes_and_repetitions_need_no_seat(place: Place) -> None:
     key = {"Idempotency-Key": '"0123456789abcdef"', "Content-Type": "application/json"}
     first = await place.client.post(PURCHASES, headers=place.token() | key, json={"amount": 5})
@@ -233,6 +265,29 @@ async def test_a_handler_that_fails_gives_its_seat_back(place: Place, failure: B
     assert (await place.ask()).status_code == 200
 
 
+async def test_adaptive_seats_learn_from_handlers_alone(
+    monkeypatch: pytest.MonkeyPatch, redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, port: int
+) -> None:
+    """What a slow store takes says nothing of the handler, and neither does a request that no handler answered."""
+    learned: list[float] = []
+    monkeypatch.setattr(GradientSeats, "observe", lambda _, seconds, taken, now: learned.append(seconds))
+    await publish(redis, "pro")
+    store = valkeys(*DURABLE)
+    async with slow_way(store.port, 0.1) as store_port:
+        urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": f"redis://127.0.0.1:{store_port}"}
+        settings = issuer.environment | urls | CALM | {"TIDEGATE_SEATS": "50", "TIDEGATE_MINIMUM_SEATS": "2"}
+        app = create_app(Settings.from_environment(settings))
+        async with lifespan(app), serving(app, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            fields = bearer(issuer.mint("pro")) | {"Idempotency-Key": '"0123456789abcdef"', "Content-Type": "application/json"}
+            made = await client.post(PURCHASES, headers=fields, json={"amount": 5})
+            unheard = await client.patch("/v1/tiers/pro", headers=fields | {"Idempotency-Key": '"0123456789abcdeg"'}, json={})
+
+    assert (made.status_code, unheard.status_code) == (201, 405)
+    assert made.elapsed.total_seconds() > 0.4
+    assert len(learned) == 1
+    assert learned[0] < 0.1
+
+
 async def test_a_stopping_worker_refuses_who_still_waits_and_finishes_what_runs(
     start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any
 ) -> None:
@@ -258,6 +313,32 @@ async def test_a_stopping_worker_refuses_who_still_waits_and_finishes_what_runs(
     assert {answer.status_code for answer in answers} == {200, 503}
     assert all(json.loads(answer.content)["type"].endswith("#temporary-reduced-capacity") for answer in refused)
     assert exit_code == 0
+
+
+async def test_a_thousand_connections_that_read_nothing_keep_nobody_from_being_served(
+    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any
+) -> None:
+    """A worker as it is deployed; each of them asks, none of them ever reads, and they leave without a word."""
+    await publish(redis, "pro")
+    process = start(
+        "tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url, HANDLER_SECONDS="0.01", **CALM
+    )
+    wait_for(f"http://127.0.0.1:{port}/readyz", 200)
+    request = f"GET /v1/slow HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer(issuer.mint('pro', tenant='flood'))['Authorization']}\r\n\r\n"
+    flood = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(1_000)]
+    for connection in flood:
+        connection.sendall(request.encode())
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", headers=bearer(issuer.mint("pro", tenant="other")), timeout=20
+    ) as client:
+        beside = [(await client.get("/v1/slow")).status_code for _ in range(50)]
+        for connection in flood:
+            connection.close()
+        after = [(await client.get("/v1/slow")).status_code for _ in range(50)]
+    process.send_signal(signal.SIGTERM)
+
+    assert beside == after == [200] * 50
+    assert await asyncio.to_thread(process.wait, 20) == 0
 
 
 async def test_equal_tenants_of_a_worker_are_served_equally_beside_one_that_asks_eight_times_as_much(

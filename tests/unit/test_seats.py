@@ -163,6 +163,22 @@ async def test_an_identity_never_runs_more_than_its_maximum_and_holds_up_nobody_
     assert is_idle(seats)
 
 
+async def test_an_edited_tier_that_lets_an_identity_run_more_lets_its_oldest_run_first():
+    seats, narrow, wide = Seats(10), tier(max_in_flight=1), tier(max_in_flight=2)
+    running = take(seats, "a", narrow)
+    older = begin(seats, "a", narrow)
+    await settle()
+
+    newer = begin(seats, "a", wide)
+    await settle()
+
+    assert (older.done(), newer.done()) == (True, False)
+    for seat in (running, await older):
+        seat.leave()
+    (await newer).leave()
+    assert is_idle(seats)
+
+
 async def test_a_worker_that_stops_refuses_who_waits_and_lets_finish_who_runs():
     seats = Seats(1)
     seat = take(seats, "a")
@@ -212,6 +228,7 @@ async def test_seats_follow_the_latency_of_handlers():
         running += 1
         await asyncio.sleep(0.002)
         running -= 1
+        seat.handler_seconds = 0.002
         seat.leave()
 
     async def caller(number: int) -> None:

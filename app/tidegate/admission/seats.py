@@ -22,12 +22,13 @@ Left = Callable[[], Awaitable[None]]
 class Seat:
     """The right to run, until `leave`."""
 
-    __slots__ = ("_seats", "flow", "taken_at")
+    __slots__ = ("_seats", "flow", "handler_seconds")
 
-    def __init__(self, seats: "Seats", flow: Flow, taken_at: float) -> None:
+    def __init__(self, seats: "Seats", flow: Flow) -> None:
         self._seats: Seats | None = seats
         self.flow = flow
-        self.taken_at = taken_at
+        self.handler_seconds: float | None = None
+        """What the handler took, once it has run; None where something else answered, such as a cache lane."""
 
     def leave(self) -> None:
         """Give it to the next; only the first call counts."""
@@ -73,11 +74,11 @@ class Seats:
     def take(self, identity: str, tier: Tier) -> Seat | None:
         """A seat that is free, or None; whoever gets none must `wait`."""
         flow = self._queue.flow(identity, tier.admission, is_default=tier.name == self._default_tier)
-        if self.taken < self.seats and flow.in_flight < tier.admission.max_in_flight:
+        if self.taken < self.seats and flow.in_flight < tier.admission.max_in_flight and not flow.waiting:
             self.taken += 1
             flow.in_flight += 1
             self.measures.requests[tier.name, AT_ONCE] += 1
-            return Seat(self, flow, time.monotonic())
+            return Seat(self, flow)
         return None
 
     async def wait(self, identity: str, tier: Tier, *, cost: int = 1, patience_seconds: float = math.inf, left: Left | None = None) -> Seat:
@@ -101,6 +102,7 @@ class Seats:
             outcome = STOPPING if self._is_stopping else EXPIRED if seconds <= 0 else FULL
             self.measures.requests[tier.name, outcome] += 1
             raise self._refusal(waiter, outcome)
+        self._serve(now)  # a seat is free and somebody may take it only where an edited tier has just let its identities run more
         outcome = LEFT  # where this task is cancelled
         try:
             seat = await self._seat(waiter, seconds, left)
@@ -117,8 +119,8 @@ class Seats:
         """Take a seat back, and give it to whoever is next; called by the seat."""
         now = time.monotonic()
         self._queue.end(seat.flow)
-        if self._gradient:
-            self._gradient.observe(now - seat.taken_at, self.taken, now)
+        if self._gradient and seat.handler_seconds is not None:
+            self._gradient.observe(seat.handler_seconds, self.taken, now)
             self.seats = self._gradient.seats
         self.taken -= 1
         self._serve(now)
@@ -136,7 +138,7 @@ class Seats:
                 self._queue.end(waiter.flow)
                 continue
             self.taken += 1
-            waiter.seat.set_result(Seat(self, waiter.flow, now))
+            waiter.seat.set_result(Seat(self, waiter.flow))
 
     async def _seat(self, waiter: Waiter, seconds: float, left: Left | None) -> Seat:
         loop = asyncio.get_running_loop()
