@@ -18,6 +18,7 @@ from tidegate.body import BodyMiddleware, when_left, whole_or_error
 from tidegate.cache.lanes import Lanes, LaneSecrets
 from tidegate.cache.measures import CacheMeasures
 from tidegate.cache.middleware import CacheMiddleware
+from tidegate.conditional import ConditionalMiddleware
 from tidegate.connections.connect import RegionalRedis, connect, connect_region
 from tidegate.connections.url import RedisUrl
 from tidegate.idempotency.fault_points import Reached, go_on
@@ -157,6 +158,7 @@ def create_app(settings: Settings, *, reached: Reached = go_on, lease_seconds: i
                 adapters.limiter, LocalLimiter(lambda: adapters.tiers.workers), replay_tier(settings.replays_per_minute), adapters.measures
             ),
             AdmissionMiddleware(adapters.seats),
+            ConditionalMiddleware(),
             CacheMiddleware(adapters.lanes, router.cached, problems.render, adapters.cached),
             TransactionMiddleware(
                 journal, problems.render, maximum_result_bytes=settings.maximum_result_bytes, measures=adapters.mutations, reached=reached

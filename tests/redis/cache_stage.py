@@ -38,6 +38,7 @@ class Documents:
         self.size = 0
         self.headers: dict[str, str] = {}
         self.cookie = ""
+        self.body: bytearray | None = None
         self.error: Exception | None = None
         self.status = 200
         self.gate = asyncio.Event()
@@ -55,6 +56,8 @@ class Documents:
         text = "|".join([principal.tenant, *sorted(principal.scopes), name, req.query_string, *fields, str(version)])
         resp.status, resp.content_type = falcon.code_to_http_status(self.status), "text/plain"
         resp.data = text.encode() + b"." * self.size
+        if self.body is not None:
+            resp.data = self.body
         resp.set_headers(self.headers)
         if self.cookie:
             resp.set_cookie("a", self.cookie)
@@ -102,7 +105,9 @@ async def publish(redis: Redis, *documents: TierDocument) -> None:
 
 
 def document(name: str, cache: dict[str, Any], *, lane: str = "", uid: str = "") -> TierDocument:
-    spec = {"windows": [{"name": "hour", "limit": 10**6, "period": "1h"}], "cache": cache}
+    windows = [{"name": "hour", "limit": 10**6, "period": "1h"}]
+    # A crowd is to meet in the cache, not in the queue before it.
+    spec = {"windows": windows, "admission": {"maxInFlight": 1_000}, "cache": cache}
     return TierDocument(Tier.from_spec(name, spec), uid or f"uid-{name}", 1, lane)
 
 

@@ -5,13 +5,17 @@ import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import falcon
 import pytest
 from redis.asyncio import Redis
 from tests.redis.cache_stage import DEDICATED, PATH, SHARED, TTL_SECONDS, Api, Documents, cache_status, document, publish, serving
+from tests.redis.conftest import slow_way
 
+from tidegate.cache.lane import Lane
 from tidegate.cache.policy import CachePolicy
+from tidegate.contract import keys
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -77,12 +81,23 @@ async def test_what_alters_the_answer_is_part_of_the_key_and_the_rest_is_not(api
     tokens = {"tenant": "other"}, {"scope": "api payments"}, {"scope": "api profile"}, {"client": "second"}
     first = await api.get()
     requests = [{"token": api.token(**token)} for token in tokens]
-    requests += [{"Accept_Language": "de"}, {"path": f"{PATH}?page=2"}, {"path": f"http://api/{PATH}"}]
+    requests += [{"Accept_Language": "de"}, {"path": f"{PATH}?page=2"}, {"path": f"http://api/{PATH}"}, {"Host": "other"}]
 
     said = [status.split(";")[1].strip() for status in await statuses(api, *requests)]
 
     assert first.headers["Vary"] == "Accept-Language"
-    assert said == ["fwd=uri-miss", "fwd=vary-miss", "hit", "hit", "fwd=vary-miss", "fwd=vary-miss", "hit"]
+    assert said == ["fwd=uri-miss", "fwd=vary-miss", "hit", "hit", "fwd=vary-miss", "fwd=vary-miss", "hit", "fwd=vary-miss"]
+
+
+async def test_a_query_counts_as_it_was_sent(api: Api) -> None:
+    """Order and repetition may mean something to a handler: nothing is taken for the same that could be answered otherwise."""
+    queries = ["?a=1&b=2", "?b=2&a=1", "?a=1&a=1&b=2", "?a=%31&b=2"]
+
+    answers = [await api.get(PATH + query) for query in [*queries, *queries]]
+
+    assert ["hit" in cache_status(answer)[1] for answer in answers] == [False] * 4 + [True] * 4
+    assert [answer.text for answer in answers[:4]] == [answer.text for answer in answers[4:]]
+    assert len({answer.text for answer in answers}) == 4
 
 
 async def test_head_is_answered_from_what_get_kept(api: Api) -> None:
@@ -136,6 +151,7 @@ async def test_a_hit_is_one_command_of_the_lane(api: Api, shared: Any) -> None:
         ({"headers": {"Vary": "Accept-Language, Origin"}}, "vary"),
         ({"headers": {"Age": "soon"}}, "age"),
         ({"headers": {"Age": "3, 100"}}, "expired"),
+        ({"headers": {"Age": "3", "Date": "Thu, 01 Jan 2026 00:00:00 GMT"}}, "expired"),
         ({"cookie": "b"}, "set-cookie"),
         ({"status": 203}, "status"),
         ({"status": 503}, "failed"),
@@ -167,6 +183,34 @@ async def test_garbage_in_cache_control_breaks_nothing(api: Api, field: str) -> 
     assert all(cache_status(answer)[0] == "Shared" for answer in answers)
 
 
+async def test_what_the_handler_changes_afterwards_is_not_what_is_kept(api: Api, eventually: Any) -> None:
+    """Nor what those get who waited for the same answer."""
+    api.documents.body, api.documents.gate = bytearray(b"as it was"), asyncio.Event()
+    tasks = [asyncio.create_task(api.get()) for _ in range(5)]
+    await eventually(lambda: api.documents.calls == 1)
+    api.documents.gate.set()
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    api.documents.body[:] = b"as it IS!"
+
+    answers = [*(await asyncio.gather(*tasks)), await api.get()]
+
+    assert api.documents.calls == 1
+    assert {answer.text for answer in answers if "stored" not in cache_status(answer)[1]} == {"as it was"}
+
+
+async def test_part_of_an_answer_is_never_kept_as_the_whole(api: Api) -> None:
+    """A handler that answers `Range`; from the lane the whole is given, which is allowed."""
+    api.documents.status, api.documents.headers = 206, {"Content-Range": "bytes 0-3/9"}
+    part = await api.get(Range="bytes=0-3")
+    api.documents.status, api.documents.headers = 200, {}
+
+    whole, kept = await api.get(), await api.get(Range="bytes=0-3")
+
+    assert part.headers["Cache-Status"] == "Shared; fwd=uri-miss; fwd-status=206; detail=status"
+    assert whole.headers["Cache-Status"] == "Shared; fwd=uri-miss; fwd-status=200; stored"
+    assert (kept.status_code, kept.content, "hit" in cache_status(kept)[1]) == (200, whole.content, True)
+
+
 async def test_an_error_is_not_kept(api: Api) -> None:
     api.documents.error = falcon.HTTPNotFound()
 
@@ -179,7 +223,7 @@ async def test_an_error_is_not_kept(api: Api) -> None:
 async def test_caches_beyond_us_are_told_that_a_tenants_data_is_the_clients_alone(api: Api) -> None:
     """CACHE-6: never s-maxage, which would let a cache keep it that knows nothing of tenants."""
     told = []
-    for number, field in enumerate(["", "max-age=5", "s-maxage=5", "public, max-age=5"]):
+    for number, field in enumerate(["", "max-age=5", "s-maxage=5", "public, max-age=5", 'max-age=5, x="public"']):
         api.documents.headers = {"Cache-Control": field} if field else {}
         for _ in range(2):
             answer = await api.get(f"/v1/documents/{number}")
@@ -190,6 +234,7 @@ async def test_caches_beyond_us_are_told_that_a_tenants_data_is_the_clients_alon
         ("private, max-age=5", "no-store"),
         ("private, no-cache", "no-store"),
         ("public, max-age=5", None),
+        ("private, max-age=5", "no-store"),
     ]
 
 
@@ -234,6 +279,8 @@ async def test_whoever_wants_a_kept_answer_or_none_gets_504_without_one(api: Api
     answers = [await api.get(Cache_Control="only-if-cached"), await api.get(token=api.token("free"), Cache_Control="only-if-cached")]
 
     assert [(answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) for answer in answers] == [(504, "not-cached")] * 2
+    # Neither a hit, nor was anybody asked.
+    assert [answer.headers["Cache-Status"] for answer in answers] == ["Shared; detail=not-cached", "None; detail=no-lane"]
     assert api.documents.calls == 0
 
 
@@ -336,10 +383,37 @@ async def test_a_stale_answer_stands_in_for_a_failure(api: Api, age_by: Callable
     answers.append(await api.get())
 
     assert (answers[0].status_code, answers[0].content) == (200, kept.content)
-    assert answers[0].headers["Cache-Status"].endswith("; detail=stale-if-error")
-    assert cache_status(answers[0])[1]["ttl"] < -90
+    lane, parameters = cache_status(answers[0])
+    assert parameters.pop("ttl") < -90
+    assert (lane, parameters) == ("Shared", {"fwd": "stale", "detail": "stale-if-error"})
     assert "X-Half-Done" not in answers[0].headers
+    assert "RateLimit" in answers[0].headers
     assert answers[1].status_code == (500 if failure == "error" else 503)
+
+
+@pytest.mark.parametrize("seconds", [10, TTL_SECONDS + 100])
+async def test_who_wants_a_young_answer_gets_the_failure(api: Api, age_by: Callable[[float], None], seconds: float) -> None:
+    """Not what is kept in its place, fresh or stale."""
+    await api.get()
+    age_by(seconds)
+    api.documents.status = 503
+
+    assert (await api.get(Cache_Control="no-cache")).status_code == 503
+
+
+async def test_a_lane_that_fails_is_no_failure_of_the_handler(api: Api, shared: Any, age_by: Callable[[float], None]) -> None:
+    """A stale answer does not stand in for the lane: the handler is asked."""
+    await api.get()
+    age_by(TTL_SECONDS + 100)
+    api.documents.version = 2
+    async with shared.client() as client:
+        await client.config_set("maxmemory-policy", "noeviction")
+        await client.config_set("maxmemory", "1")
+
+    answer = await api.get()
+
+    assert answer.headers["Cache-Status"] == "Shared; fwd=bypass; fwd-status=200; detail=lane-full"
+    assert answer.text.endswith("|2")
 
 
 async def test_a_refusal_is_not_hidden_by_a_stale_answer(api: Api, age_by: Callable[[float], None]) -> None:
@@ -389,7 +463,18 @@ async def test_a_mutation_invalidates_its_target_for_its_tenant_alone(api: Api) 
 
 
 @pytest.mark.parametrize(
-    ("location", "is_kept"), [("/v1/documents/b", False), ("http://api/v1/documents/b", False), ("http://else/v1/documents/b", True)]
+    ("location", "is_kept"),
+    [
+        ("/v1/documents/b", False),
+        ("http://api/v1/documents/b", False),
+        ("https://API/v1/documents/%62?page=1", False),
+        ("b", False),
+        ("./x/../b", False),
+        ("//api/v1/documents/b", False),
+        ("http://else/v1/documents/b", True),
+        ("//else/v1/documents/b", True),
+        ("mailto:b", True),
+    ],
 )
 async def test_a_mutation_invalidates_what_it_names_at_the_same_origin(api: Api, location: str, is_kept: bool) -> None:
     await api.get("/v1/documents/b")
@@ -397,6 +482,62 @@ async def test_a_mutation_invalidates_what_it_names_at_the_same_origin(api: Api,
     await api.put(f"{PATH}?location={location}")
 
     assert ("; hit;" in (await api.get("/v1/documents/b")).headers["Cache-Status"]) == is_kept
+
+
+@pytest.mark.parametrize("location", ["http://[", "//[::1", "http://a:b:c/", "%", "\x7f"])
+async def test_what_names_nothing_does_not_fail_a_mutation_that_was_made(api: Api, location: str) -> None:
+    await api.get()
+
+    put = await api.put(f"{PATH}?location={quote(location)}")
+
+    assert put.status_code == 200
+    assert "; hit;" not in (await api.get()).headers["Cache-Status"]
+
+
+@pytest.mark.parametrize("call", ["store", "take"])
+async def test_who_asks_after_a_mutation_is_not_given_what_the_lane_said_before_it(
+    api: Api, redis: Redis, valkey: Any, valkeys: Callable[..., Any], shared: Any, issuer: Any, call: str, monkeypatch: Any, eventually: Any
+) -> None:
+    """CACHE-9: though the lane's reply to the one whom it follows is still on its way."""
+    is_said, may_arrive = asyncio.Event(), asyncio.Event()
+    late_reply = getattr(Lane, call)
+
+    async def late(self: Lane, *arguments: Any) -> Any:
+        reply = await late_reply(self, *arguments)
+        if not is_said.is_set() and (call == "store" or reply.found):
+            is_said.set()
+            await may_arrive.wait()
+        return reply
+
+    monkeypatch.setattr(Lane, call, late)
+    if call == "take":
+        # The first looks before there is an entry, and asks when there is one.
+        api.documents.gate = asyncio.Event()
+        tasks = [asyncio.create_task(api.get(Cache_Control="no-cache"))]
+        await eventually(lambda: api.documents.calls == 1)
+        documents = Documents(api.documents.cached)
+        async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=shared.url) as second:
+            early = asyncio.create_task(second.get())
+            await asyncio.sleep(0.05)
+            api.documents.gate.set()
+            await is_said.wait()
+            await api.put()
+            documents.version = 2
+            late_one = asyncio.create_task(second.get())
+            await asyncio.sleep(0.05)
+            may_arrive.set()
+            answers = [await early, await late_one]
+            await asyncio.gather(*tasks)
+    else:
+        early = asyncio.create_task(api.get())
+        await is_said.wait()
+        await api.put()
+        late_one = asyncio.create_task(api.get())
+        await asyncio.sleep(0.05)
+        may_arrive.set()
+        answers = [await early, await late_one]
+
+    assert [answer.text[-1] for answer in answers] == ["1", "2"]
 
 
 async def test_an_answer_from_before_a_mutation_is_neither_kept_nor_shared_after_it(api: Api, eventually: Any) -> None:
@@ -471,6 +612,52 @@ async def test_a_worker_that_waits_too_long_asks_for_itself(
     assert sum("collapsed" in cache_status(answer)[1] for answer in answers) == 9
 
 
+async def test_who_waits_too_long_for_a_handler_that_hangs_asks_once_more_in_all(
+    api: Api, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    """CACHE-8: the wait is bounded in the worker of the one that hangs, too."""
+    monkeypatch.setattr("tidegate.cache.single_flight.WAIT_SECONDS", 0.3)
+    hanging = api.documents.gate = asyncio.Event()
+    first = asyncio.create_task(api.get())
+    await eventually(lambda: api.documents.calls == 1)
+    api.documents.gate, api.documents.version = asyncio.Event(), 2
+    api.documents.gate.set()
+
+    answers = await asyncio.gather(*(api.get() for _ in range(10)))
+
+    assert {answer.text[-1] for answer in answers} == {"2"}
+    assert api.documents.calls == 2
+    assert sum("collapsed" in cache_status(answer)[1] for answer in answers) == 9
+    hanging.set()
+    assert (await first).status_code == 200
+
+
+async def test_a_handler_that_hangs_loses_its_lease(api: Api, monkeypatch: pytest.MonkeyPatch, eventually: Any) -> None:
+    """Or nothing would be kept at its path until it is over."""
+    monkeypatch.setattr("tidegate.cache.lane.LEASE_MILLISECONDS", 200)
+    monkeypatch.setattr("tidegate.cache.lease.LEASE_MILLISECONDS", 200)
+    monkeypatch.setattr("tidegate.cache.lease.LONGEST_SECONDS", 0.1)
+    hanging = api.documents.gate = asyncio.Event()
+    first = asyncio.create_task(api.get())
+    await eventually(lambda: api.documents.calls == 1)
+    api.documents.gate = asyncio.Event()
+    api.documents.gate.set()
+
+    async def is_kept() -> bool:
+        return "stored" in cache_status(await api.get(Cache_Control="no-cache"))[1]
+
+    hit = None
+    try:
+        # In another worker; this one's table of flights is not what holds it back.
+        monkeypatch.setattr("tidegate.cache.single_flight.SingleFlight.is_flying", lambda *_: False)
+        await eventually(is_kept)
+        hit = await api.get()
+    finally:
+        hanging.set()
+    assert "hit" in cache_status(hit)[1]
+    assert (await first).headers["Cache-Status"].endswith("detail=invalidated")
+
+
 # --- lanes -------------------------------------------------------------------------------------------------------------------
 
 
@@ -536,6 +723,52 @@ async def test_a_frozen_lane_costs_one_deadline_and_then_nothing(dedicated: tupl
 
     assert [answer.headers["Cache-Status"] for answer in (slow, quick)] == ["Dedicated; fwd=bypass; fwd-status=200; detail=lane-down"] * 2
     assert took < 0.25
+
+
+async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any
+) -> None:
+    """LANE-4, with the default: one that is slow or asleep fails no request and keeps none waiting for longer."""
+    own = valkeys()
+    async with slow_way(own.port, 0.02) as port:
+        await publish(redis, document("own", DEDICATED, lane=own.url), document("slow", DEDICATED, lane=f"redis://127.0.0.1:{port}"))
+        settings = {"TIDEGATE_CACHE_TIMEOUT_SECONDS": "0.02"}
+        async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as api:
+            own.freeze()
+            try:
+                started = time.monotonic()
+                answers = await asyncio.gather(*(api.get(token=api.token("own")) for _ in range(50)))
+                took = time.monotonic() - started
+            finally:
+                own.thaw()
+            answers += [await api.get(token=api.token("slow")) for _ in range(5)]
+
+    assert {(answer.status_code, answer.headers["Cache-Status"]) for answer in answers} == {
+        (200, "Dedicated; fwd=bypass; fwd-status=200; detail=lane-down")
+    }
+    # Fifty requests one after the other would have been a second late.
+    assert took < 1
+
+
+async def test_a_lane_that_its_tier_does_not_have_any_more_is_left(
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, eventually: Any
+) -> None:
+    """LANE-3: no connection stays open, and no key is kept, once another one is asked for."""
+    first, second = valkeys(), valkeys()
+    await publish(redis, document("gone", DEDICATED, lane=first.url), document("own", DEDICATED, lane=first.url, uid="before"))
+    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents()) as api, first.client() as client:
+        await asyncio.gather(*(api.get(token=api.token(tier)) for tier in ("gone", "own")))
+        assert len(await client.client_list()) == 3
+        await redis.hdel(keys.TIERS, "gone")
+        await publish(redis, document("own", DEDICATED, lane=second.url), document("pro", SHARED))
+        await redis.incr(keys.REVISION)
+        await redis.publish(keys.TIERS_CHANNEL, 2)
+
+        async def is_left() -> bool:
+            await api.get(token=api.token("own"))
+            return len(await client.client_list()) == 1
+
+        await eventually(is_left)
 
 
 async def test_a_tier_whose_lane_has_no_address_is_served_without(dedicated: tuple[Api, Any, Any]) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 from tests.redis.cache_stage import DEDICATED, SHARED, Api, Documents, cache_status, document, publish, serving
-from tests.redis.conftest import Start, wait_for
+from tests.redis.conftest import Start, slow_way, wait_for
 
 from tidegate.cache.policy import CachePolicy
 
@@ -26,8 +26,8 @@ TENANTS, SCOPES, NAMES, LANGUAGES = ("acme", "other"), ("api", "api payments", "
 class Traffic:
     """Random requests of two tenants over the same URLs; each answer must be the asker's own, and no older than a change it knew of."""
 
-    def __init__(self, api: Api, seed: int) -> None:
-        self.api, self.random = api, random.Random(seed)
+    def __init__(self, api: Api, seed: int, *, changes: float = 0.15) -> None:
+        self.api, self.random, self.changes = api, random.Random(seed), changes
         self.floors = Counter[tuple[str, str]]()
         self.outcomes = Counter[str]()
 
@@ -40,7 +40,7 @@ class Traffic:
         scope, name, language = self.random.choice(SCOPES), self.random.choice(NAMES), self.random.choice(LANGUAGES)
         query = self.random.choice(("", "page=2"))
         token = self.api.token(tier, tenant, scope=scope, client=self.random.choice("xy"))
-        if self.random.random() < 0.15:
+        if self.random.random() < self.changes:
             answer = await self.api.put(f"/v1/documents/{name}", token=token)
             assert answer.status_code == 200
             # Its own lane is what a mutation invalidates.
@@ -52,7 +52,8 @@ class Traffic:
         *parts, version = answer.text.split("|")
         assert parts == [tenant, *sorted(scope.split()), name, query, language]
         assert int(version) >= floor
-        self.outcomes["hit" if cache_status(answer)[1].get("hit") else "other"] += 1
+        parameters = cache_status(answer)[1]
+        self.outcomes["hit" if "hit" in parameters else parameters.get("detail", "other")] += 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,6 +72,48 @@ async def test_no_answer_holds_a_byte_of_another_tenant_scope_or_variant(
         await traffic.run(60)
 
     assert traffic.outcomes["hit"] > 50
+
+
+async def test_replies_that_come_about_when_they_are_given_up_are_nobody_elses(
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any
+) -> None:
+    """CACHE-2: a connection whose reply was not waited for gives it to no later request."""
+    lane = valkeys()
+    await publish(redis, document("own", DEDICATED, lane=lane.url), document("pro", SHARED))
+    documents = Documents(CachePolicy(vary=("Accept-Language",)))
+    async with slow_way(lane.port, 0.009) as port:
+        settings = {"TIDEGATE_CACHE_URL": f"redis://127.0.0.1:{port}", "TIDEGATE_CACHE_TIMEOUT_SECONDS": "0.02"}
+        async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, **settings) as api:
+            traffic = Traffic(api, 1, changes=0)
+            await traffic.run(60)
+
+    # Both happen, or nothing was tried.
+    assert traffic.outcomes["lane-down"] > 10
+    assert traffic.outcomes["hit"] > 10
+
+
+HOSTILE = [
+    "a/", "/a", "a//b", "a/../b", "..", "%2e%2e", "a%2Fb", "a%2fb", "%61", "a%00", "a%0d%0a", "%", "%zz", "%ff", "%fe", "a%3Fpage=2",
+    "a?page=2", "a%23", "a;b", "%C3%A9", "\u00e9", "e%CC%81", "%E2%80%8B", "%F0%9F%92%B8", "a%5Cb", "a+b", "a%20b", "*", "A", "x" * 4_000,
+]  # fmt: skip
+
+
+async def test_a_path_of_any_form_gets_from_the_lane_what_the_handler_says(
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any
+) -> None:
+    """CACHE-2: no two are taken for the same that the handler tells apart."""
+    lane = valkeys()
+    await publish(redis, document("pro", SHARED), document("free", {"lane": "None"}))
+    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), TIDEGATE_CACHE_URL=lane.url) as api:
+        pro, free = api.token("pro"), api.token("free")
+        for token in (pro, pro):
+            kept = [await api.get(f"/v1/documents/{path}", token=token) for path in HOSTILE]
+        plain = [await api.get(f"/v1/documents/{path}", token=free) for path in HOSTILE]
+
+    assert [(answer.status_code, answer.status_code == 404 or answer.text) for answer in kept] == [
+        (answer.status_code, answer.status_code == 404 or answer.text) for answer in plain
+    ]
+    assert sum("; hit;" in answer.headers.get("Cache-Status", "") for answer in kept) > 15
 
 
 async def test_a_neighbour_that_overfills_the_shared_lane_evicts_nothing_of_a_dedicated_one(
@@ -145,9 +188,9 @@ class Crowd:
         async with httpx.AsyncClient(headers=self.headers) as client:
 
             async def is_there() -> bool:
-                # Each has passed the limits, and only the cache is behind them.
+                # Each has passed the limits and there is a seat for all: only the cache is behind them, and one of them in the handler.
                 usage = (await client.get(f"{self.base}/v1/usage")).json()
-                return bool(usage["windows"][0]["used"] == CROWD)
+                return bool(usage["windows"][0]["used"] == CROWD and await self.origin.llen("calls"))
 
             await eventually(is_there, 30)
 
@@ -167,7 +210,15 @@ async def crowd(
     shared, origin, store = valkeys(*LFU, "16mb"), valkeys(), valkeys(*DURABLE)
     settings = {"TIDEGATE_CACHE_URL": shared.url, "TIDEGATE_CACHE_TIMEOUT_SECONDS": "5", "TIDEGATE_DECISION_TIMEOUT_SECONDS": "5"}
     urls = {"ORIGIN_URL": origin.url, "TIDEGATE_STORE_URL": store.url}
-    process = start("crowded_api:app", **settings, **urls, PYTHONPATH=str(tmp_path), WEB_CONCURRENCY="4", TIDEGATE_DRAIN_SECONDS="0")
+    process = start(
+        "crowded_api:app",
+        **settings,
+        **urls,
+        PYTHONPATH=str(tmp_path),
+        WEB_CONCURRENCY="4",
+        TIDEGATE_DRAIN_SECONDS="0",
+        TIDEGATE_SEATS=str(CROWD),
+    )
     wait_for(f"http://127.0.0.1:{port}/readyz", 200)
 
     async def are_all_there() -> bool:
@@ -182,6 +233,7 @@ async def crowd(
     process.wait(20)
 
 
+@pytest.mark.worker
 async def test_two_hundred_at_once_on_four_processes_ask_the_handler_once(crowd: Crowd, eventually: Callable[..., Any]) -> None:
     """CACHE-8."""
     await crowd.gather(eventually)
@@ -193,6 +245,7 @@ async def test_two_hundred_at_once_on_four_processes_ask_the_handler_once(crowd:
     assert sum("collapsed" in cache_status(answer)[1] or "hit" in cache_status(answer)[1] for answer in answers) == CROWD - 1
 
 
+@pytest.mark.worker
 async def test_when_the_one_that_asks_is_killed_one_other_asks(crowd: Crowd, eventually: Callable[..., Any]) -> None:
     """CACHE-8: its lease runs out, and nobody of another process fails."""
     await crowd.gather(eventually)

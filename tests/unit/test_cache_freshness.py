@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tidegate.cache.directives import MOST_SECONDS, read_directives, seconds_of
 from tidegate.cache.entry import Entry, decode, encode
-from tidegate.cache.freshness import Terms, Verdict, Wish, jittered, judge, may_stand_in, outward, terms_of
+from tidegate.cache.freshness import Terms, Verdict, Wish, is_public, jittered, judge, may_stand_in, outward, terms_of
 from tidegate.cache.policy import CachePolicy
 from tidegate.cache.status import CacheStatus
 from tidegate.contract.tier import Cache, Lane
@@ -95,6 +95,39 @@ def test_of_several_ages_the_greatest_counts_and_garbage_is_not_kept(age: str, f
     assert terms("max-age=60", age=age) == (found if isinstance(found, str) else Terms(found, 60, MOST_SECONDS, MOST_SECONDS))
 
 
+@pytest.mark.parametrize(("seconds_ago", "age", "found"), [(0, "", 0), (20, "3", 20), (20, "30", 30), (-20, "3", 3), (60, "0", "expired")])
+def test_who_says_when_it_made_an_answer_is_no_younger_than_that(seconds_ago: int, age: str, found: int | str) -> None:
+    """RFC 9111, 4.2.3: `Age` and `Date` may contradict one another."""
+    given_ = {"age": age} if age else {}
+
+    assert terms("max-age=60", date=formatdate(NOW - seconds_ago, usegmt=True), **given_) == (
+        found if isinstance(found, str) else Terms(found, 60, MOST_SECONDS, MOST_SECONDS)
+    )
+
+
+@given(text | st.builds("{}, {:02} Jan {} {}:00:00 {}".format, st.sampled_from(["Mon", "Xxx"]), *[st.integers(-1, 40)] * 3, text))
+def test_no_date_breaks_the_reader(date: str) -> None:
+    """What is none was long ago for `Expires`, and says nothing as `Date`."""
+    assert isinstance(terms("", expires=date), Terms | str)
+    assert isinstance(terms("max-age=60", date=date), Terms | str)
+
+
+@pytest.mark.parametrize(
+    ("field", "is_told"),
+    [
+        ("public", True),
+        ("Public, max-age=5", True),
+        ("public, private", False),
+        ("no-store, public", False),
+        ('x="public"', False),
+        ("", False),
+    ],
+)
+def test_only_what_says_public_and_nothing_to_the_contrary_is_for_caches_beyond_us(field: str, is_told: bool) -> None:
+    assert is_public(field) == is_told
+    assert (outward({"cache-control": field}) == {}) == is_told
+
+
 @given(st.floats(0, 1e9), st.floats(0, 1e9), st.integers(0, 10**9), st.integers(0, 10**9))
 def test_an_entry_is_fresh_then_stale_then_gone(age: float, fresh: float, stale: int, error: int) -> None:
     kept = entry(fresh, stale, error, age)
@@ -102,7 +135,8 @@ def test_an_entry_is_fresh_then_stale_then_gone(age: float, fresh: float, stale:
 
     assert (verdict is Verdict.FRESH) == (ttl > 0)
     assert (verdict is Verdict.STALE) == (ttl <= 0 and -ttl < stale)
-    assert may_stand_in(kept, NOW) == (-ttl < error)
+    assert may_stand_in(kept, Wish(), NOW) == (-ttl < error)
+    assert not may_stand_in(kept, Wish.read("no-cache"), NOW)
 
 
 def test_whoever_wants_a_young_answer_gets_no_stale_one() -> None:
@@ -138,6 +172,8 @@ def test_cache_status_is_a_structured_field(stored: bool, collapsed: bool, ttl: 
     ((lane, parameters),) = http_sf.parse(status.text(200).encode(), tltype="list")
 
     assert str(lane) == "Shared"
-    assert ("hit" in parameters) == (not forwarded)
+    # An answer that was kept, and nobody was asked; what somebody was asked in vain is no hit.
+    assert ("hit" in parameters) == (not forwarded and ttl is not None)
+    assert ("fwd-status" in parameters) == (bool(forwarded) and ttl is None)
     assert parameters.get("ttl") == ttl
     assert (parameters.get("stored"), parameters.get("collapsed")) == (stored or None, collapsed or None)

@@ -36,6 +36,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         """Seconds that are left of its freshness; negative once it is stale."""
         return self.fresh_seconds - max(0.0, now - self.made_at)
 
+    def whole_ttl(self, now: float) -> int:
+        """`ttl` in whole seconds, for Cache-Status."""
+        return int(self.ttl(now) // 1)
+
     @property
     def kept_seconds(self) -> float:
         """How long it is of any use."""

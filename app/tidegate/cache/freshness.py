@@ -6,6 +6,7 @@ RFC 9111, 3 and 4. Pure; called by `middleware.py` and `reuse.py`.
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from math import log
@@ -22,8 +23,9 @@ JITTER = 0.1
 """At most this part of a lifetime is left out, so that what was stored together is not stale together."""
 NEVER_STALE = frozenset({"must-revalidate", "proxy-revalidate", "s-maxage", "no-cache"})
 OF_ONE_EXCHANGE = frozenset(
-    {"age", "cache-status", "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-connection", "ratelimit"}
-    | {"ratelimit-policy", "te", "tidegate-limits", "tidegate-region", "trailer", "transfer-encoding", "upgrade", "x-request-id"}
+    {"age", "cache-status", "connection", "content-length", "date", "keep-alive", "proxy-authenticate", "proxy-authentication-info"}
+    | {"proxy-connection", "ratelimit", "ratelimit-policy", "server-timing", "te", "tidegate-limits", "tidegate-region", "trailer"}
+    | {"transfer-encoding", "upgrade", "x-request-id"}
 )
 """Fields that are never kept: hop by hop (RFC 9111, 3.1), or said anew for each answer (RL-9)."""
 
@@ -41,7 +43,10 @@ class Terms:
 def terms_of(status: int, headers: Mapping[str, str], size: int, *, cache: Cache, policy: CachePolicy, now: float) -> Terms | str:
     """The terms, or the word that says in Cache-Status why it is not kept; `headers` have names in lower case, `size` is the body's."""
     given = read_directives(headers.get("cache-control"))
-    age, lifetime = _initial_age(headers.get("age")), _lifetime(given, headers.get("expires"), cache.ttl_seconds, now)
+    age, lifetime = (
+        _initial_age(headers.get("age"), headers.get("date"), now),
+        _lifetime(given, headers.get("expires"), cache.ttl_seconds, now),
+    )
     refusals = {
         # Errors, refusals and redirects are answered anew each time (CACHE-10).
         "status": status != 200,
@@ -70,14 +75,21 @@ def outward(headers: Mapping[str, str]) -> dict[str, str]:
 
     Not s-maxage, which would let a cache keep it that knows nothing of tenants.
     """
-    given = read_directives(headers.get("cache-control"))
-    if "public" in given:
+    field = headers.get("cache-control")
+    if is_public(field):
         return {}
+    given = read_directives(field)
     private = {"cdn-cache-control": "no-store"}
     if "no-store" in given or "private" in given:
         return private
     max_age = seconds_of(given, "max-age")
     return private | {"cache-control": "private, no-cache" if max_age is None or "no-cache" in given else f"private, max-age={max_age}"}
+
+
+def is_public(field: str | None) -> bool:
+    """Whether a handler's `Cache-Control` lets caches beyond us keep its answer; of a contradiction the stricter half counts."""
+    given = read_directives(field)
+    return "public" in given and given.keys().isdisjoint({"private", "no-store"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,11 @@ class Wish:
         maximum_age = 0 if "no-cache" in given else seconds_of(given, "max-age")
         return cls("no-store" in given, "only-if-cached" in given, maximum_age, seconds_of(given, "min-fresh") or 0)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether an answer of any age will do."""
+        return self.maximum_age is None and not self.minimum_ttl
+
 
 class Verdict(Enum):
     """What a kept answer is good for."""
@@ -119,15 +136,14 @@ def judge(entry: Entry, wish: Wish, now: float) -> Verdict:
     """Whether `entry` may be served."""
     ttl = entry.ttl(now)
     if ttl <= 0:
-        is_servable = -ttl < entry.stale_seconds and wish.maximum_age is None and not wish.minimum_ttl
-        return Verdict.STALE if is_servable else Verdict.EXPIRED
+        return Verdict.STALE if wish.is_plain and -ttl < entry.stale_seconds else Verdict.EXPIRED
     is_too_old = wish.maximum_age is not None and (wish.maximum_age == 0 or entry.age(now) > wish.maximum_age)
     return Verdict.UNWANTED if is_too_old or ttl < wish.minimum_ttl else Verdict.FRESH
 
 
-def may_stand_in(entry: Entry, now: float) -> bool:
+def may_stand_in(entry: Entry, wish: Wish, now: float) -> bool:
     """Whether `entry` may be served in place of a 5xx."""
-    return -entry.ttl(now) < entry.error_seconds
+    return wish.is_plain and -entry.ttl(now) < entry.error_seconds
 
 
 def is_due_early(entry: Entry, now: float) -> bool:
@@ -141,25 +157,27 @@ def is_due_early(entry: Entry, now: float) -> bool:
 def _lifetime(given: Directives, expires: str | None, ttl_seconds: int, now: float) -> int:
     told = seconds_of(given, "s-maxage" if "s-maxage" in given else "max-age")
     if told is None and expires is not None:
-        told = _seconds_until(expires, now)
+        until = _read_date(expires)
+        told = 0 if until is None else int(until - now)
     return _least(told, ttl_seconds)
 
 
-def _seconds_until(date: str, now: float) -> int:
-    try:
-        return int(parsedate_to_datetime(date).timestamp() - now)
-    except (ValueError, OverflowError):
-        return 0
-
-
-def _initial_age(field: str | None) -> int | None:
-    if field is None:
-        return 0
-    parts = [part.strip() for part in field.split(",")]
+def _initial_age(field: str | None, date: str | None, now: float) -> int | None:
+    made_at = _read_date(date) if date else None
+    parts = [part.strip() for part in field.split(",")] if field is not None else []
     if not all(part.isascii() and part.isdigit() for part in parts):
         return None
-    # Of several the greatest: whoever is wrong, it is no younger.
-    return max(min(int(part[:11]), MOST_SECONDS) for part in parts)
+    # Of several the greatest: whoever is wrong, it is no younger. Eleven digits as in `seconds_of`.
+    told = [int(part[:11]) for part in parts]
+    return min(max(0, int(now - made_at) if made_at is not None else 0, *told), MOST_SECONDS)
+
+
+def _read_date(text: str) -> float | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def _names(field: str) -> set[str]:

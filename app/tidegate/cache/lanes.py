@@ -81,20 +81,27 @@ class Lanes:
         await asyncio.gather(*self._closing, *(lane.aclose() for lane in lanes if lane))
 
     def _dedicated_of(self, name: str) -> Lane | None:
-        document = self._document(name)
-        known = self._dedicated.get(name)
-        if document is None or (known and known[0] is document):
-            return known[1] if known and document else None
-        if known and (known[0].uid, known[0].lane) == (document.uid, document.lane):
-            lane = known[1]
-        else:
-            lane = self._open_dedicated(document)
-            if known and known[1]:
-                closing = asyncio.get_running_loop().create_task(known[1].aclose())
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
+        document, known = self._document(name), self._dedicated.get(name)
+        if known and known[0] is document:
+            return known[1]
+        self._close_former()
+        if document is None:
+            return None
+        lane = self._dedicated[name][1] if name in self._dedicated else self._open_dedicated(document)
         self._dedicated[name] = (document, lane)
         return lane
+
+    def _close_former(self) -> None:
+        """Close the lanes of tiers that are gone, or have another one now; their keys go with them."""
+        for name, (known, lane) in list(self._dedicated.items()):
+            document = self._document(name)
+            if document and document.tier.cache.lane is LaneKind.DEDICATED and (document.uid, document.lane) == (known.uid, known.lane):
+                continue
+            del self._dedicated[name]
+            if lane:
+                closing = asyncio.get_running_loop().create_task(lane.aclose())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
     def _open_dedicated(self, document: TierDocument) -> Lane | None:
         if not document.lane:

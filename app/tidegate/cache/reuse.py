@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import structlog
 
 from tidegate.cache.entry import Entry
+from tidegate.cache.errors import LaneUnavailableError
 from tidegate.cache.freshness import Verdict, Wish, is_due_early, judge, may_stand_in
 from tidegate.cache.lane import Found, Lane, Place
+from tidegate.cache.lease import LONGEST_SECONDS
 from tidegate.cache.single_flight import Made, Origin, SingleFlight
 from tidegate.cache.status import CacheStatus
 
@@ -61,7 +63,7 @@ class Reuse:
         found, now = await asked.lane.read(asked.place), time.time()
         verdict = judge(found.entry, asked.wish, now) if found.entry else None
         if found.entry and verdict in (Verdict.FRESH, Verdict.STALE):
-            _note_hit(asked.status, found.entry, now)
+            asked.status.forwarded, asked.status.ttl = "", found.entry.whole_ttl(now)
             if verdict is Verdict.STALE or is_due_early(found.entry, now):
                 self._refresh(asked, found.seen)
             return found.entry
@@ -70,11 +72,13 @@ class Reuse:
             return None
         try:
             made = await self._fetch(asked, found)
+        except LaneUnavailableError:
+            raise  # No failure of the handler, which was not asked.
         except Exception as error:
-            if not (found.entry and may_stand_in(found.entry, time.time()) and asked.is_failure(error)):
+            if not (_stand_in(asked, found) and asked.is_failure(error)):
                 raise
             made = Made(detail=FAILED)
-        return self._settle(asked.status, made, found)
+        return self._settle(asked, made, found)
 
     async def close(self) -> None:
         """Let what is being refreshed come to its end."""
@@ -82,17 +86,15 @@ class Reuse:
 
     async def _fetch(self, asked: Asked, found: Found) -> Made:
         # Who wants a young answer must not get one that was begun before the request came.
-        is_plain = asked.wish.maximum_age is None and not asked.wish.minimum_ttl
-        fetch = self._flights.fetch if is_plain else self._flights.fetch_now
+        fetch = self._flights.fetch if asked.wish.is_plain else self._flights.fetch_now
         return await fetch(asked.lane, asked.place, found.seen, asked.origin)
 
     @staticmethod
-    def _settle(status: CacheStatus, made: Made, found: Found) -> Entry | None:
-        now = time.time()
-        if made.detail == FAILED and found.entry and may_stand_in(found.entry, now):
-            _note_hit(status, found.entry, now)
-            status.detail = "stale-if-error"
-            return found.entry
+    def _settle(asked: Asked, made: Made, found: Found) -> Entry | None:
+        status = asked.status
+        if made.detail == FAILED and (entry := _stand_in(asked, found)):
+            status.ttl, status.detail = entry.whole_ttl(time.time()), "stale-if-error"
+            return entry
         if made.has_others and status.forwarded == "uri-miss":
             status.forwarded = "vary-miss"
         status.is_stored, status.is_collapsed, status.detail = made.is_stored, made.is_collapsed, made.detail
@@ -107,10 +109,11 @@ class Reuse:
 
     async def _refresh_quietly(self, asked: Asked, seen: bytes) -> None:
         try:
-            await self._flights.refresh(asked.lane, asked.place, seen, asked.background)
+            async with asyncio.timeout(LONGEST_SECONDS):
+                await self._flights.refresh(asked.lane, asked.place, seen, asked.background)
         except Exception as ex:  # noqa: BLE001 - nobody waits for it; whoever comes after the entry's time gets the error
             log.warning("a kept answer could not be refreshed", lane=asked.lane.kind, reason=type(ex).__name__)
 
 
-def _note_hit(status: CacheStatus, entry: Entry, now: float) -> None:
-    status.forwarded, status.ttl = "", int(entry.ttl(now) // 1)
+def _stand_in(asked: Asked, found: Found) -> Entry | None:
+    return found.entry if found.entry and may_stand_in(found.entry, asked.wish, time.time()) else None

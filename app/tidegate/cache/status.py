@@ -9,8 +9,8 @@ class CacheStatus:
 
     Args:
         lane: Shared, Dedicated or None.
-        forwarded: Why the handler was asked: uri-miss, vary-miss, stale, request or bypass; empty: it was not, this is a hit.
-        ttl: Seconds of freshness left of a kept answer; negative: it is stale.
+        forwarded: Why the handler was asked: uri-miss, vary-miss, stale, request or bypass; empty: it was not.
+        ttl: Seconds of freshness left of the kept answer that is served, negative if it is stale; None: none is served.
         is_stored: Whether the handler's answer was kept.
         is_collapsed: Whether the answer is that of another request.
         detail: One more word: why a lane was not used, or an answer not kept.
@@ -26,15 +26,18 @@ class CacheStatus:
     @property
     def outcome(self) -> str:
         """The word for metrics: hit, stale, miss, collapsed or bypass."""
-        if not self.forwarded:
-            return "hit" if self.ttl is not None and self.ttl >= 0 else "stale"
+        if self.ttl is not None:
+            return "hit" if self.ttl >= 0 else "stale"
         return "collapsed" if self.is_collapsed else "bypass" if self.forwarded == "bypass" else "miss"
 
     def text(self, status: int) -> str:
         """The value of the field, for an answer of that status."""
+        is_kept = self.ttl is not None
         parts = [self.lane]
-        parts += [f"fwd={self.forwarded}", f"fwd-status={status}"] if self.forwarded else ["hit"]
-        parts += [f"ttl={self.ttl}"] if self.ttl is not None else []
+        parts += [f"fwd={self.forwarded}"] if self.forwarded else ["hit"] if is_kept else []
+        # Where a kept answer is served all the same, the status is not the handler's.
+        parts += [f"fwd-status={status}"] if self.forwarded and not is_kept else []
+        parts += [f"ttl={self.ttl}"] if is_kept else []
         parts += ["stored"] if self.is_stored else []
         parts += ["collapsed"] if self.is_collapsed else []
         parts += [f"detail={self.detail}"] if self.detail else []
