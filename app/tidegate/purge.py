@@ -1,6 +1,6 @@
-"""The command `tidegate cache`: removes what the lanes of a region keep for a customer; part of `cli.py`.
+"""The command `tidegate cache`: removes what the lanes keep for a customer, region by region; part of `cli.py`.
 
-In an API pod, which has the settings but not the local run: `python -m tidegate.purge`.
+In an API pod, which has the settings of its region but not the local run: `python -m tidegate.purge`.
 """
 
 import asyncio
@@ -8,13 +8,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import click
 
 from tidegate.cache.errors import LaneUnavailableError
 from tidegate.cache.lane import Lane
 from tidegate.cache.lanes import Lanes, LaneSecrets
+from tidegate.cache.target import path_of
 from tidegate.connections.connect import connect, connect_region
 from tidegate.connections.url import OptionalUrl, RedisUrl, RegionUrl
 from tidegate.contract.errors import TidegateError
@@ -31,7 +31,7 @@ TIMEOUT_SECONDS = 5.0
 
 
 class PurgeError(TidegateError):
-    """Something that may be kept was not removed; the text says where."""
+    """Something that may be kept was not removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where lanes are and the names under which they keep: regions, key files, issuer."""
+    """Where lanes are, what names and passwords of theirs follow from, and whose tokens name the customer."""
 
     regions: tuple[Region, ...]
-    name_key_file: Path
-    lane_key_file: Path | None
+    secrets: LaneSecrets
     issuer: str
 
 
@@ -81,15 +80,13 @@ class Purge:
             region = Region(self.region or "this region", RegionUrl(self.redis_url), OptionalUrl(self.cache_url))
         except ValueError as ex:
             raise click.UsageError(f"--redis-url or --cache-url: {ex}") from None  # the cause may quote a password
-        return Place((region,), self.idempotency_key_file, self.lane_key_file, self.issuer)
+        return Place((region,), _secrets(self.idempotency_key_file, self.lane_key_file), self.issuer)
 
     def _local_place(self) -> Place:
         layout = Layout.at(self.state, Path(), 0)
         key_file = layout.keys / "idempotency.key"
         if not key_file.exists():
-            raise click.UsageError(
-                f"no local run in {layout.state}; for another place give --redis-url, --idempotency-key-file and --issuer"
-            )
+            raise click.UsageError(f"no local run in {layout.state}; elsewhere give --redis-url, --idempotency-key-file and --issuer")
         regions = tuple(
             Region(region.name, RegionUrl(redis_url(region.redis_socket)), OptionalUrl(redis_url(region.cache_socket)))
             for region in layout.regions
@@ -97,45 +94,34 @@ class Purge:
         )
         if not regions:
             raise click.UsageError(f"the local run has no region {self.region!r}")
-        return Place(regions, key_file, None, self.issuer or ISSUER)
+        return Place(regions, _secrets(key_file, None), self.issuer or ISSUER)
 
-    def secrets(self, place: Place) -> LaneSecrets:
-        """What names and passwords follow from.
+    def path(self) -> str:
+        """The path that was asked for; empty: all of them.
 
         Raises:
-            UsageError: A key cannot be read.
+            UsageError: It is none.
         """
+        path = path_of(self.uri) if self.uri else ""
+        if self.uri and not path:
+            raise click.UsageError("--uri names no path: give one as in /v1/reports/7, or a URL that has one")
+        return path or ""
+
+    async def carry_out(self, region: Region, place: Place, path: str) -> bool:
+        """Remove, lane by lane, and say what was done; False if not all of the region could be reached."""
+        documents, is_whole = Documents(), True
         try:
-            passwords = read_secret(place.lane_key_file) if place.lane_key_file else b""
-            return LaneSecrets(read_secret(place.name_key_file), (), passwords)
-        except SettingsError as ex:
-            raise click.UsageError(str(ex)) from ex
-
-    async def carry_out(self, region: Region, place: Place, secrets: LaneSecrets) -> bool:
-        """Remove, lane by lane, and say what was done; False if a lane did not answer.
-
-        Raises:
-            PurgeError: The region does not say which lanes there are.
-        """
-        documents = await _documents(region)
-        lanes = Lanes(region.name, region.shared, _connect, secrets, documents.by_name.get, timeout_seconds=TIMEOUT_SECONDS)
+            documents = await _documents(region)
+        except RegionUnreachableError:
+            click.echo(f"{region.name}: Dedicated lanes: not removed, the Redis that names them does not answer as it must", err=True)
+            is_whole = False
+        lanes = Lanes(region.name, region.shared, _connect, place.secrets, documents.by_name.get, timeout_seconds=TIMEOUT_SECONDS)
+        tenant = Principal(place.issuer, self.tenant, "", "", "", frozenset(), 0).partition(PartitionBy.TENANT)
         try:
             found = [lanes.shared, *(lanes.of(document.tier) for document in documents.by_name.values())]
-            return all([await self._purge(region, lane, place.issuer) for lane in dict.fromkeys(found) if lane])
+            return all([await _purge(region, lane, tenant, path) for lane in dict.fromkeys(found) if lane]) and is_whole
         finally:
             await lanes.aclose()
-
-    async def _purge(self, region: Region, lane: Lane, issuer: str) -> bool:
-        tenant = Principal(issuer, self.tenant, "", "", "", frozenset(), 0).partition(PartitionBy.TENANT)
-        label = f"{region.name}: {lane.kind} lane{f' of {lane.tier}' if lane.tier else ''}"
-        try:
-            path = unquote(urlsplit(self.uri).path)
-            removed = await lane.forget(lane.key(tenant, path)) if self.uri else await lane.forget_tenant(tenant)
-        except LaneUnavailableError as ex:
-            click.echo(f"{label}: not removed, {ex}", err=True)
-            return False
-        click.echo(f"{label}: {removed} path{'' if removed == 1 else 's'} removed")
-        return True
 
 
 @click.group()
@@ -170,19 +156,35 @@ def cache() -> None:
 def purge(**given: Any) -> None:
     """Remove what is kept for a customer; what is being made meanwhile from older data is not kept either."""
     asked = Purge(**given)
-    place = asked.place()
-    secrets = asked.secrets(place)
-    outcomes = [asyncio.run(asked.carry_out(region, place, secrets)) for region in place.regions]
+    place, path = asked.place(), asked.path()
+    # One that cannot be reached keeps nothing from being removed in the others.
+    outcomes = [asyncio.run(asked.carry_out(region, place, path)) for region in place.regions]
     if not all(outcomes):
-        raise PurgeError("a lane does not answer: what it keeps stays until its time is over")
+        raise PurgeError("what could not be reached keeps what it has until that is too old: run this again when it answers")
+
+
+def _secrets(name_key_file: Path, lane_key_file: Path | None) -> LaneSecrets:
+    try:
+        return LaneSecrets(read_secret(name_key_file), (), read_secret(lane_key_file) if lane_key_file else b"")
+    except SettingsError as ex:
+        raise click.UsageError(str(ex)) from ex
+
+
+async def _purge(region: Region, lane: Lane, tenant: str, path: str) -> bool:
+    label = f"{region.name}: {lane.kind} lane{f' of {lane.tier}' if lane.tier else ''}"
+    try:
+        removed = await lane.forget(lane.key(tenant, path)) if path else await lane.forget_tenant(tenant)
+    except LaneUnavailableError as ex:
+        click.echo(f"{label}: not removed, {ex}", err=True)
+        return False
+    click.echo(f"{label}: {removed} path{'' if removed == 1 else 's'} removed")
+    return True
 
 
 async def _documents(region: Region) -> Documents:
     redis = connect_region(region.redis, timeout_seconds=TIMEOUT_SECONDS)
     try:
         published = await RegionalTiers(redis, worker_id="").read()
-    except RegionUnreachableError as ex:
-        raise PurgeError(f"the Redis of {region.name} does not answer as it must: nothing was removed there") from ex
     finally:
         await redis.aclose()
     return Documents().follow(published.revision, published.texts) if published else Documents()

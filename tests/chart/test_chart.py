@@ -351,3 +351,19 @@ def test_each_region_gets_the_url_of_its_own_shared_lane(helm: Helm, rendered: l
     assert len(found) == 2
     for name, source in found.items():
         assert source == {"secretKeyRef": {"name": "lanes", "key": f"{name.rpartition('-api-')[2]}.url"}}
+
+
+def test_the_purge_of_the_docs_reaches_the_workers_of_every_region(rendered: list[Json]) -> None:
+    """One command: its selector finds a Deployment of each region, whose pod knows the lanes of its own, and nothing else."""
+    (selector,) = re.findall(r"kubectl get deployment .*--selector (\S+)", (ROOT / "docs/cache.md").read_text())
+    wanted = dict(label.split("=") for label in selector.split(","))
+    found = [
+        document["spec"]["template"]
+        for document in rendered
+        if document["kind"] == "Deployment" and wanted.items() <= document["metadata"]["labels"].items()
+    ]
+
+    environments = [{entry["name"]: entry.get("value") for entry in template["spec"]["containers"][0]["env"]} for template in found]
+    assert [environment["TIDEGATE_REGION"] for environment in environments] == ["frankfurt", "dublin"]
+    for environment in environments:
+        assert {"TIDEGATE_REDIS_URL", "TIDEGATE_IDEMPOTENCY_KEY_FILE", "TIDEGATE_TOKEN_ISSUER"} <= environment.keys()

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,14 @@ from click.testing import CliRunner, Result
 from redis.asyncio import Redis
 from tests.redis.cache_stage import DEDICATED, SHARED, Api, Documents, document, publish, serving
 
+from tidegate.cache.lane import Lane
+from tidegate.cache.lanes import SHARED as SHARED_NAME
+from tidegate.cache.sealing import LaneKeys
 from tidegate.cli import main
 from tidegate.contract.lanes import lane_password
+from tidegate.contract.tier import Lane as LaneKind
+from tidegate.local.keys import ISSUER, Keys
+from tidegate.local.layout import Layout
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -99,8 +106,41 @@ async def test_a_lane_that_is_away_is_named_and_the_others_are_purged(api: Api, 
     assert result.stdout == "dublin: Shared lane: 2 paths removed\n"
     assert result.stderr == (
         "dublin: Dedicated lane of own: not removed, the cache lane does not answer as it must: ConnectionError\n"
-        "tidegate: a lane does not answer: what it keeps stays until its time is over\n"
+        "tidegate: what could not be reached keeps what it has until that is too old: run this again when it answers\n"
     )
+
+
+async def test_without_the_redis_of_its_region_the_shared_lane_is_purged_and_the_rest_is_named(api: Api, command: Any) -> None:
+    await fill(api)
+
+    result = await command("--tenant", "acme", TIDEGATE_REDIS_URL="redis://:canary@127.0.0.1:1")
+
+    assert (result.exit_code, result.stdout) == (1, "dublin: Shared lane: 2 paths removed\n")
+    assert result.stderr.startswith("dublin: Dedicated lanes: not removed, the Redis that names them does not answer as it must\n")
+    assert "canary" not in result.output
+
+
+async def test_a_region_that_is_away_keeps_nothing_from_being_removed_in_the_others(valkeys: Callable[..., Any]) -> None:
+    """Of the local run, whose first region is dead here."""
+    # A short path, as sockets need one.
+    with tempfile.TemporaryDirectory() as state:
+        layout = Layout.at(Path(state), Path(), 0)
+        layout.make_directories()
+        keys, dublin = Keys(layout.keys), layout.regions[1]
+        for socket in (dublin.redis_socket, dublin.cache_socket):
+            valkeys("--unixsocket", str(socket))
+        async with Redis(unix_socket_path=str(dublin.cache_socket)) as client:
+            lane = Lane(LaneKind.SHARED, LaneKeys(SHARED_NAME, keys.idempotency.read_bytes(), b"s" * 32), client, timeout_seconds=2)
+            await lane.take(lane.place(f"{len(ISSUER)}:{ISSUER}|4:acme", "/v1/documents/a"), "owner", b"")
+
+            result = await asyncio.to_thread(CliRunner().invoke, main, ["cache", "purge", "--tenant", "acme", "--state", state])
+
+            assert await client.dbsize() == 0
+    assert (result.exit_code, result.stdout) == (1, "dublin: Shared lane: 1 path removed\n")
+    assert [line.split(",")[0] for line in result.stderr.splitlines()[:2]] == [
+        "frankfurt: Dedicated lanes: not removed",
+        "frankfurt: Shared lane: not removed",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +151,8 @@ async def test_a_lane_that_is_away_is_named_and_the_others_are_purged(api: Api, 
         (("--tenant", "acme"), {"TIDEGATE_IDEMPOTENCY_KEY_FILE": "/nowhere/key"}, 2, "/nowhere/key"),
         (("--tenant", "acme"), {"TIDEGATE_REDIS_URL": "redis://:canary@host:port"}, 2, "--redis-url"),
         (("--tenant", "acme"), {"TIDEGATE_CACHE_URL": "http://:canary@host"}, 2, "--cache-url"),
-        (("--tenant", "acme"), {"TIDEGATE_REDIS_URL": "redis://:canary@127.0.0.1:1"}, 1, "nothing was removed"),
+        (("--tenant", "acme", "--uri", "http://["), {}, 2, "--uri"),
+        (("--tenant", "acme", "--uri", "https://api.example"), {}, 2, "--uri"),
         (
             ("--tenant", "acme", "--state", "/nowhere"),
             {"TIDEGATE_REDIS_URL": "", "TIDEGATE_IDEMPOTENCY_KEY_FILE": ""},
