@@ -1,10 +1,11 @@
-"""The four conditions of a tier, as metav1.Condition, without I/O; called by `status.py`."""
+"""The conditions of a tier, as metav1.Condition, without I/O; called by `status.py`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tidegate_operator.desired import DesiredTier
+from tidegate_operator.lane_state import FAILED, PROGRESSING, READY, LaneState
 from tidegate_operator.observation import Observation
 
 TROUBLES = ("RegionUnreachable", "WriteRefused", "NoReadyWorkers", "LimitsNotDecided")
@@ -20,10 +21,16 @@ class _Verdict:
 
 
 def conditions(
-    tier: DesiredTier, observations: Sequence[Observation], regions: Sequence[Mapping[str, Any]], *, now: str
+    tier: DesiredTier,
+    observations: Sequence[Observation],
+    regions: Sequence[Mapping[str, Any]],
+    lanes: Mapping[str, LaneState],
+    *,
+    now: str,
 ) -> list[dict[str, Any]]:
-    """Accepted, Programmed, Degraded, Ready; each keeps the time of its last flip, or takes `now`."""
-    verdicts = (_accepted(tier), _programmed(tier, observations), _degraded(observations), _ready(tier, regions))
+    """Accepted, Programmed, Degraded, Ready, and LaneReady where there are lanes; each keeps the time of its last flip, or takes `now`."""
+    verdicts = [_accepted(tier), _programmed(tier, observations), _degraded(observations), _ready(tier, regions)]
+    verdicts += [_lane_ready(lanes)] if lanes else []
     before = {condition.get("type"): condition for condition in tier.last_status.get("conditions", ())}
     return [_condition(verdict, before.get(verdict.kind, {}), tier.generation, now) for verdict in verdicts]
 
@@ -92,3 +99,11 @@ def _ready(tier: DesiredTier, regions: Sequence[Mapping[str, Any]]) -> _Verdict:
         return _Verdict("Ready", True, "Enforced", "Every ready worker of every region enforces this generation")
     is_lost = any(region["state"] == "Unreachable" for region in regions)
     return _Verdict("Ready", False, "RegionUnreachable" if is_lost else "Progressing", f"Not yet enforced in {', '.join(waiting)}")
+
+
+def _lane_ready(lanes: Mapping[str, LaneState]) -> _Verdict:
+    waiting = {region: lane for region, lane in lanes.items() if lane.state != READY}
+    if not waiting:
+        return _Verdict("LaneReady", True, "Ready", "The dedicated cache lane of every region is ready")
+    reason = FAILED if any(lane.state == FAILED for lane in waiting.values()) else PROGRESSING
+    return _Verdict("LaneReady", False, reason, "; ".join(f"{region}: {lane.message}" for region, lane in waiting.items()))

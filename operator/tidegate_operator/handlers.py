@@ -1,7 +1,8 @@
 """Kube mode: kopf's events feed the reconciler; the only module that knows kopf, which imports it.
 
 Run: `kopf run -m tidegate_operator.handlers --standalone --namespace NS --liveness http://0.0.0.0:8080/healthz`.
-Needs on ratelimittiers: list, watch; on ratelimittiers/status: patch. Nothing cluster-wide, no get.
+Needs on ratelimittiers: list, watch; on ratelimittiers/status: patch. Nothing cluster-wide, no get. Where it makes dedicated cache lanes,
+also: list, watch, create, patch and delete of statefulsets; create, patch and delete of services, secrets and networkpolicies.
 
 There is no finalizer (docs/decisions/0003): an uninstalled operator must not leave objects that nobody can delete.
 """
@@ -14,8 +15,11 @@ from typing import Any
 import kopf
 
 from tidegate.contract.errors import TidegateError
-from tidegate_operator.api import GROUP, PLURAL, VERSION, TierApi, read_object
+from tidegate_operator.api import GROUP, PLURAL, VERSION, TierApi
 from tidegate_operator.errors import SourceUnavailableError
+from tidegate_operator.kubernetes_api import KubernetesApi
+from tidegate_operator.lane_objects import LANE
+from tidegate_operator.lanes import Lanes
 from tidegate_operator.logs import configure_logging
 from tidegate_operator.publisher import Publisher
 from tidegate_operator.reconciler import Reconciler
@@ -24,8 +28,9 @@ from tidegate_operator.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class _Operator:
-    settings: Settings
+    kubernetes: KubernetesApi
     api: TierApi
+    lanes: Lanes | None
     publishers: list[Publisher]
     reconciler: Reconciler
     task: asyncio.Task[None]
@@ -38,18 +43,23 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     try:
         own = Settings.from_environment(os.environ)
         publishers = own.publishers()
+        kubernetes = KubernetesApi(lambda: _connection(settings), own.namespace)
+        lanes = _open_lanes(own, kubernetes)
     except TidegateError as ex:
         raise kopf.PermanentError(str(ex)) from ex
     configure_logging(own.log_level, own.log_format)
-    api = TierApi(lambda: _connection(settings), own.namespace)
+    api = TierApi(kubernetes, lanes.address if lanes else None)
     try:
         await api.list()
     except SourceUnavailableError as ex:
         # kopf looks for its resources once: watching begins when the definition is there, or never.
-        await api.aclose()
+        await kubernetes.aclose()
         raise kopf.TemporaryError(f"the tiers cannot be listed yet: {ex}", delay=2) from ex
-    reconciler = Reconciler(publishers, api, api)
-    memo.operator = _Operator(own, api, publishers, reconciler, asyncio.create_task(reconciler.run()))
+    reconciler = Reconciler(publishers, api, api, lanes)
+    if lanes:
+        # Only now, as it is not known before whether we may: kopf begins to watch after this function.
+        kopf.on.event("apps", "v1", "statefulsets", labels={**lanes.site.labels, LANE: kopf.PRESENT})(observe_lane)
+    memo.operator = _Operator(kubernetes, api, lanes, publishers, reconciler, asyncio.create_task(reconciler.run()))
 
 
 @kopf.on.cleanup()
@@ -60,7 +70,7 @@ async def stop(memo: kopf.Memo, **_: Any) -> None:
         return
     operator.task.cancel()
     await asyncio.wait([operator.task])
-    await operator.api.aclose()
+    await operator.kubernetes.aclose()
     for publisher in operator.publishers:
         await publisher.aclose()
 
@@ -91,11 +101,23 @@ async def reconciler_runs(memo: kopf.Memo, **_: Any) -> str:
 @kopf.on.event(GROUP, VERSION, PLURAL)
 async def observe(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
     """Hand the object to the reconciler."""
-    reconciler: Reconciler = memo.operator.reconciler
+    operator: _Operator = memo.operator
     if event["type"] == "DELETED" or body.metadata.get("deletionTimestamp"):
-        reconciler.remove(str(body.metadata.name), str(body.metadata.uid))
+        operator.reconciler.remove(str(body.metadata.name), str(body.metadata.uid))
     else:
-        reconciler.put(read_object(body))
+        operator.reconciler.put(operator.api.read(body))
+
+
+async def observe_lane(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    """Have the reconciler look at the tier of a cache lane whose StatefulSet changed."""
+    operator: _Operator = memo.operator
+    if operator.lanes:
+        operator.reconciler.look_at(operator.lanes.see(body, is_gone=event["type"] == "DELETED"))
+
+
+def _open_lanes(settings: Settings, kubernetes: KubernetesApi) -> Lanes | None:
+    site = settings.lane_site()
+    return Lanes(kubernetes, site, settings.lane_secret()) if site else None
 
 
 def _configure(settings: kopf.OperatorSettings) -> None:

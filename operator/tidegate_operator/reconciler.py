@@ -5,14 +5,16 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from tidegate_operator.carry import publish_into, retire_from
-from tidegate_operator.desired import DesiredTier, Listing
+from tidegate_operator.desired import DesiredTier
 from tidegate_operator.errors import RegionUnreachableError, ReportError, SourceUnavailableError
+from tidegate_operator.lane_state import Upkeep
 from tidegate_operator.observation import Observation
+from tidegate_operator.ports import LaneUpkeep, StatusReport, TierListing
 from tidegate_operator.publisher import Publisher
 from tidegate_operator.regions import Change, RegionWatch
 from tidegate_operator.status import build_status, is_enforced
@@ -30,26 +32,22 @@ PASSING_SECONDS = 3.0
 """Workers that take up a revision take no longer; those that do are news for the status of every tier."""
 
 
-class TierListing(Protocol):
-    """Where the wanted tiers come from."""
-
-    async def list(self) -> Listing:
-        """All of them now. Raises SourceUnavailableError when they cannot be told."""
-
-
-class StatusReport(Protocol):
-    """Where a changed status goes."""
-
-    async def report(self, tier: DesiredTier, status: Mapping[str, Any]) -> None:
-        """Take a tier's new status. Raises ReportError to be called again."""
-
-
 class Reconciler:
-    """One for each operator. `run` serves until cancelled; the other methods may be called while it runs."""
+    """One for each operator. `run` serves until cancelled; the other methods may be called while it runs.
 
-    def __init__(self, publishers: Sequence[Publisher], source: TierListing, reports: StatusReport) -> None:
+    Args:
+        publishers: One for each region.
+        source: Where the wanted tiers come from.
+        reports: Where a changed status goes.
+        lanes: Who makes dedicated cache lanes; None: somebody else, or nobody.
+    """
+
+    def __init__(
+        self, publishers: Sequence[Publisher], source: TierListing, reports: StatusReport, lanes: LaneUpkeep | None = None
+    ) -> None:
         self._source = source
         self._reports = reports
+        self._lanes = lanes
         self._watches = [RegionWatch(publisher, self._region_changed) for publisher in publishers]
         self._wanted = WantedTiers(tuple(publisher.region for publisher in publishers))
         self._queue = WorkQueue(self._reconcile)
@@ -74,6 +72,10 @@ class Reconciler:
     def remove(self, name: str, uid: str) -> None:
         """An object is gone or going: retire its tier; from a region that does not answer, when it returns."""
         self._wanted.remove(name, uid)
+        self._queue.add(name)
+
+    def look_at(self, name: str) -> None:
+        """Something of a tier's changed that its object does not show."""
         self._queue.add(name)
 
     async def resync(self) -> None:
@@ -137,10 +139,14 @@ class Reconciler:
 
         if tier.document is None:
             tier = await self._recover(tier)
-        observations = await asyncio.gather(*(publish_into(watch, tier.name, tier.document, on_write=unfinish) for watch in self._watches))
+        publications = asyncio.gather(*(publish_into(watch, tier.name, tier.document, on_write=unfinish) for watch in self._watches))
+        observations, upkeep = await asyncio.gather(publications, self._keep_lanes(tier))
         # A region that its watch knows as lost needs no retry: its return has everything looked at.
         is_tried = all(not seen.problem or watch.problem for seen, watch in zip(observations, self._watches, strict=True))
-        return await self._report(tier, observations) and is_tried
+        return await self._report(tier, observations, upkeep) and is_tried and upkeep.is_done
+
+    async def _keep_lanes(self, tier: DesiredTier) -> Upkeep:
+        return await self._lanes.keep(tier) if self._lanes else Upkeep()
 
     async def _recover(self, tier: DesiredTier) -> DesiredTier:
         # The newest spec is refused, and this operator saw none that was not: the regions remember the last good one.
@@ -173,8 +179,8 @@ class Reconciler:
             return False
         return time.monotonic() - self._passing_since.setdefault(tier.name, time.monotonic()) < PASSING_SECONDS
 
-    async def _report(self, tier: DesiredTier, observations: Sequence[Observation]) -> bool:
-        status = build_status(tier, observations, now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    async def _report(self, tier: DesiredTier, observations: Sequence[Observation], upkeep: Upkeep) -> bool:
+        status = build_status(tier, observations, upkeep.lanes, now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         (self._finished.add if is_enforced(status) else self._finished.discard)(tier.name)
         if status == tier.status:
             return True

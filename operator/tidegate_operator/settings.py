@@ -9,6 +9,7 @@ import msgspec
 import yaml
 
 from tidegate_operator.errors import SettingsError
+from tidegate_operator.lane_site import LaneSite
 from tidegate_operator.publisher import Publisher
 
 PREFIX = "TIDEGATE_OPERATOR_"
@@ -22,6 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         regions_file: YAML or JSON file, a mapping from region name to the URL of that region's Redis; a secret, for URLs hold passwords.
         namespace: Namespace whose tiers are watched; empty: the one that the operator runs in.
+        lanes: JSON, where dedicated cache lanes are made and of what (`lane_site.py`); empty: none are made.
+        lane_key_file: Secret (>= 32 bytes) that the passwords of those lanes follow from; the workers have the same.
         redis_timeout_seconds: Deadline of every call to a region's Redis.
         log_level: Lowest level that is logged: debug, info, warning or error.
         log_format: json, or plain for a terminal.
@@ -29,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     regions_file: Path
     namespace: str = ""
+    lanes: str = ""
+    lane_key_file: str = ""
     redis_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
     log_format: Annotated[str, msgspec.Meta(pattern="^(json|plain)$")] = "json"
@@ -48,6 +53,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return msgspec.convert(given, cls, strict=False, dec_hook=lambda kind, value: kind(value))
         except msgspec.ValidationError as ex:
             raise SettingsError(_explain(str(ex))) from ex
+
+    def lane_site(self) -> LaneSite | None:
+        """Where dedicated cache lanes are made, None if nowhere.
+
+        Raises:
+            SettingsError: What is said of them cannot be read.
+        """
+        return LaneSite.read(self.lanes, source=PREFIX + "LANES") if self.lanes else None
+
+    def lane_secret(self) -> bytes:
+        """What the passwords of lanes follow from.
+
+        Raises:
+            SettingsError: The file cannot be read or holds fewer than 32 bytes.
+        """
+        name = f"{PREFIX}LANE_KEY_FILE {self.lane_key_file}"
+        try:
+            secret = Path(self.lane_key_file).read_bytes().rstrip(b"\r\n")
+        except OSError as ex:
+            raise SettingsError(f"{name}: {ex.strerror}") from ex
+        if len(secret) < 32:
+            raise SettingsError(f"{name}: holds {len(secret)} bytes, at least 32 are needed")
+        return secret
 
     def publishers(self) -> list[Publisher]:
         """One for each region of the regions file.

@@ -6,6 +6,7 @@ from typing import Any
 from tidegate.contract.errors import Violation
 from tidegate_operator.conditions import conditions
 from tidegate_operator.desired import DesiredTier, not_enforced
+from tidegate_operator.lane_state import LaneState
 from tidegate_operator.observation import Observation, RegionView
 
 READY, PROGRESSING, UNREACHABLE = "Ready", "Progressing", "Unreachable"
@@ -13,9 +14,12 @@ MAXIMUM_PROBLEMS = 32
 """What the CRD takes."""
 
 
-def build_status(tier: DesiredTier, observations: Sequence[Observation], *, now: str) -> dict[str, Any]:
-    """The whole status. It equals `tier.status` when nothing changed; `now` (RFC 3339) marks the conditions that flipped."""
-    regions = [_region(tier, seen) for seen in observations]
+def build_status(tier: DesiredTier, observations: Sequence[Observation], lanes: Mapping[str, LaneState], *, now: str) -> dict[str, Any]:
+    """The whole status. It equals `tier.status` when nothing changed; `now` (RFC 3339) marks the conditions that flipped.
+
+    `lanes` are the dedicated cache lanes that we make for the tier, by region.
+    """
+    regions = [_region(tier, seen, lanes.get(seen.region)) for seen in observations]
     ready = sum(region["state"] == READY for region in regions)
     status = {
         "observedGeneration": tier.generation,
@@ -25,7 +29,7 @@ def build_status(tier: DesiredTier, observations: Sequence[Observation], *, now:
         "regions": regions,
         "problems": [_problem(violation) for violation in _problems(tier)],
     }
-    return status | {"conditions": conditions(tier, observations, regions, now=now)}
+    return status | {"conditions": conditions(tier, observations, regions, lanes, now=now)}
 
 
 def is_enforced(status: Mapping[str, Any]) -> bool:
@@ -47,16 +51,17 @@ def _region_summary(region: Mapping[str, Any]) -> str:
     return f"{region['name']} ({workers['applied']}/{workers['ready']} workers)"
 
 
-def _region(tier: DesiredTier, seen: Observation) -> dict[str, Any]:
+def _region(tier: DesiredTier, seen: Observation, lane: LaneState | None) -> dict[str, Any]:
     before = {region["name"]: region.get("appliedGeneration", 0) for region in tier.last_status.get("regions", ())}
     stored = seen.document.generation if seen.document else 0
     view = seen.view or RegionView()
-    return {
+    region = {
         "name": seen.region,
         "state": _state(tier, seen),
         "appliedGeneration": before.get(seen.region, 0) if seen.view is None else stored,
         "workers": {"ready": view.ready, "applied": view.applied if seen.document else 0},
     }
+    return region | ({"lane": {"state": lane.state, "message": lane.message}} if lane else {})
 
 
 def _state(tier: DesiredTier, seen: Observation) -> str:

@@ -12,6 +12,7 @@ import yaml
 from tests.chart.rendering import CHART, ROOT, Helm, Json, find, pods, render, templates
 
 from tidegate.settings import PREFIX, Settings
+from tidegate_operator.lane_site import LaneSite
 from tidegate_operator.settings import PREFIX as OPERATOR_PREFIX
 from tidegate_operator.settings import Settings as OperatorSettings
 
@@ -66,7 +67,7 @@ def test_keys_differ_from_one_another_and_from_install_to_install(helm: Helm, re
     """There is no default secret."""
     first, second = (find(documents, "Secret", "tidegate-keys")["data"] for documents in (rendered, render(helm)))
 
-    assert len({*first.values(), *second.values()}) == 6
+    assert len({*first.values(), *second.values()}) == 8
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,8 @@ def test_keys_differ_from_one_another_and_from_install_to_install(helm: Helm, re
         ("redis.maxMemory=null", "maxMemory"),
         ("api.image=null", "image"),
         ("limits.shards=0", "shards"),
+        ("cache.dedicated.cpu=much", "cpu"),
+        ("cache.dedicated.memory=1Gi", "memory"),
         ("limits.shards=257", "shards"),
         ("limits=null", "limits"),
         ("api.seats=0", "seats"),
@@ -175,6 +178,9 @@ def test_the_operator_may_do_what_it_needs_and_nothing_else(rendered: list[Json]
     assert [(rule["resources"], rule["verbs"]) for rule in rules] == [
         (["ratelimittiers"], ["list", "watch"]),
         (["ratelimittiers/status"], ["patch"]),
+        (["statefulsets"], ["list", "watch", "create", "patch", "delete"]),
+        (["secrets", "services"], ["create", "patch", "delete"]),
+        (["networkpolicies"], ["create", "patch", "delete"]),
     ]
     assert not [document for document in rendered if document["kind"].startswith("ClusterRole")]
 
@@ -215,7 +221,8 @@ def test_selectors_carry_no_version_and_match_their_pods(rendered: list[Json]) -
 
 
 def test_existing_secrets_replace_everything_that_would_be_made(helm: Helm) -> None:
-    documents = render(helm, "--set", "keys.existingSecret=mine,redis.existingSecret=servers,tokens.existingConfigMap=jwks")
+    own = "keys.existingSecret=mine,redis.existingSecret=servers,tokens.existingConfigMap=jwks"
+    documents = render(helm, "--set", own)
 
     kinds = [document["kind"] for document in documents]
     assert "Secret" not in kinds
@@ -367,3 +374,55 @@ def test_the_purge_of_the_docs_reaches_the_workers_of_every_region(rendered: lis
     assert [environment["TIDEGATE_REGION"] for environment in environments] == ["frankfurt", "dublin"]
     for environment in environments:
         assert {"TIDEGATE_REDIS_URL", "TIDEGATE_IDEMPOTENCY_KEY_FILE", "TIDEGATE_TOKEN_ISSUER"} <= environment.keys()
+
+
+def lane_site(documents: list[Json]) -> Json:
+    """What the operator is told of dedicated lanes; empty if nothing."""
+    (container,) = find(documents, "Deployment", "tidegate-operator")["spec"]["template"]["spec"]["containers"]
+    texts = [entry["value"] for entry in container["env"] if entry["name"] == "TIDEGATE_OPERATOR_LANES"]
+    return dict(json.loads(texts[0])) if texts else {}
+
+
+def test_the_operator_is_told_where_lanes_are_made_and_of_what(helm: Helm) -> None:
+    """In the regions of this release, where their pods are, under the same security, and reached from their API pods alone."""
+    values = "regions[0].name=no,regions[0].zone=eu-1,regions[1].name=dublin,cache.dedicated.cpu=200m"
+    documents = render(helm, "--set", values)
+    site, api = lane_site(documents), find(documents, "Deployment", "tidegate-api-no")["spec"]
+    neighbour = find(documents, "StatefulSet", "tidegate-redis-no")["spec"]["template"]["spec"]
+
+    assert LaneSite.read(json.dumps(site), source="").regions.keys() == {"no", "dublin"}
+    assert site["regions"]["no"]["clients"] == api["selector"]["matchLabels"]
+    assert site["regions"]["no"]["pod"] == {
+        "securityContext": neighbour["securityContext"],
+        "nodeSelector": {"topology.kubernetes.io/zone": "eu-1"},
+    }
+    assert "nodeSelector" not in site["regions"]["dublin"]["pod"]
+    assert site["container"] == {
+        "image": "valkey/valkey:9.1",
+        "imagePullPolicy": "IfNotPresent",
+        "resources": {"requests": {"cpu": "200m"}},
+        "securityContext": neighbour["containers"][0]["securityContext"],
+    }
+
+
+def test_operator_and_workers_derive_passwords_of_lanes_from_the_same_key(rendered: list[Json]) -> None:
+    """And the operator gets no other one."""
+    operator = find(rendered, "Deployment", "tidegate-operator")["spec"]["template"]["spec"]
+    (keys,) = (volume["secret"] for volume in operator["volumes"] if volume["name"] == "keys")
+
+    assert _told(rendered, "TIDEGATE_LANE_KEY_FILE") == ["/etc/tidegate/keys/lane.key"] * 2
+    assert _told(rendered, "TIDEGATE_OPERATOR_LANE_KEY_FILE") == ["/etc/tidegate/keys/lane.key"]
+    assert keys == {"secretName": "tidegate-keys", "items": [{"key": "lane.key", "path": "lane.key"}]}
+    assert "lane.key" in find(rendered, "Secret", "tidegate-keys")["data"]
+
+
+def test_an_operator_that_is_to_make_no_lanes_has_no_right_to_and_no_key(helm: Helm) -> None:
+    documents = render(helm, "--set", "cache.dedicated.enabled=false")
+
+    assert lane_site(documents) == {}
+    assert _told(documents, "TIDEGATE_LANE_KEY_FILE") == []
+    assert {name for rule in find(documents, "Role", "tidegate-operator")["rules"] for name in rule["resources"]} == {
+        "ratelimittiers",
+        "ratelimittiers/status",
+    }
+    assert "tidegate-keys" not in json.dumps(find(documents, "Deployment", "tidegate-operator"))

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,9 @@ class Helm:
         """Remove the release."""
         self._run("uninstall", RELEASE, *options)
 
-    def render_kinds(self, *kinds: str) -> list[Json]:
+    def render_kinds(self, *kinds: str, options: Sequence[str] = ()) -> list[Json]:
         """The objects of these kinds that an installation would make."""
-        rendered = yaml.safe_load_all(self._run("template", RELEASE, str(CHART)))
+        rendered = yaml.safe_load_all(self._run("template", RELEASE, str(CHART), *options))
         return [manifest for manifest in rendered if manifest and manifest["kind"] in kinds]
 
     def _run(self, *arguments: str) -> str:

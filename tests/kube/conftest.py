@@ -1,6 +1,7 @@
 """Fixtures of the tests on a real API server; without Go they skip, and where CI is set a skip is a failure."""
 
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client
-from tests.kube.chart import CHART, Helm
+from tests.kube.chart import CHART, RELEASE, Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
 from tests.kube.processes import Program, eventually
 from tests.kube.stage import DEFAULT_TIER, Regions, everywhere, operator, two_regions
@@ -125,8 +126,23 @@ def kubeconfig(watched: TierClient, cluster: ControlPlane, built: Callable[[str]
 
 
 @pytest.fixture(scope="session")
-def running(regions: Regions, watched: TierClient, kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def lanes(
+    watched: TierClient, cluster: ControlPlane, built: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, str]:
+    """What the chart tells an operator of dedicated cache lanes, and the key of their passwords."""
+    deployments = Helm(built("helm"), cluster, watched.namespace).render_kinds("Deployment")
+    (pod,) = (one["spec"]["template"]["spec"] for one in deployments if one["metadata"]["name"] == f"{RELEASE}-operator")
+    (site,) = (entry["value"] for entry in pod["containers"][0]["env"] if entry["name"] == "TIDEGATE_OPERATOR_LANES")
+    key = tmp_path_factory.mktemp("lanes") / "lane.key"
+    key.write_text(secrets.token_urlsafe(32))
+    return {"TIDEGATE_OPERATOR_LANES": site, "TIDEGATE_OPERATOR_LANE_KEY_FILE": str(key)}
+
+
+@pytest.fixture(scope="session")
+def running(
+    regions: Regions, watched: TierClient, kubeconfig: Path, lanes: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Program]:
     """The operator; every region enforces the default tier."""
-    with operator(tmp_path_factory.mktemp("operator"), regions, kubeconfig, watched.namespace) as program:
+    with operator(tmp_path_factory.mktemp("operator"), regions, kubeconfig, watched.namespace, **lanes) as program:
         everywhere(regions, DEFAULT_TIER, 10)
         yield program

@@ -133,8 +133,8 @@ def watchers(valkey: Valkey) -> int:
         return int(redis.pubsub_numsub(keys.WORKERS_CHANNEL)[0][1])
 
 
-def operator(folder: Path, regions: Sequence[Region], kubeconfig: Path, namespace: str) -> Program:
-    """An operator for these regions and one namespace, yet to be started."""
+def operator(folder: Path, regions: Sequence[Region], kubeconfig: Path, namespace: str, **settings: str) -> Program:
+    """An operator for these regions and one namespace, yet to be started; `settings` are more of its variables."""
     regions_file = folder / "regions.json"
     regions_file.write_text(json.dumps({region.name: region.valkey.url for region in regions}))
     command = [sys.executable, "-m", "kopf", "run", "-m", "tidegate_operator.handlers", "--standalone", "--namespace", namespace]
@@ -143,7 +143,7 @@ def operator(folder: Path, regions: Sequence[Region], kubeconfig: Path, namespac
         "TIDEGATE_OPERATOR_NAMESPACE": namespace,
         "TIDEGATE_OPERATOR_REGIONS_FILE": str(regions_file),
     }
-    return Program(command, folder / "operator.log", environment)
+    return Program(command, folder / "operator.log", environment | settings)
 
 
 def everywhere(regions: Sequence[Region], tier: str, limit: int | None, *, seconds: float = 10) -> None:

@@ -149,7 +149,7 @@ def test_two_installations_share_no_secret(helm: Helm, kubectl: Kubectl) -> None
 
     second = secrets(kubectl, other)["tidegate-keys"]
     other.uninstall()
-    assert sorted(first) == sorted(second) == ["idempotency.key", "identity.key", "result.key"]
+    assert sorted(first) == sorted(second) == ["idempotency.key", "identity.key", "lane.key", "result.key"]
     assert all(first[key] != second[key] for key in first)
     assert all(len(base64.b64decode(second[key])) >= 32 for key in second)
 
@@ -231,7 +231,7 @@ def test_an_uninstall_removes_the_definition_when_told_so(helm: Helm, kubectl: K
 
 def test_secrets_of_ones_own_are_used_and_none_is_made(helm: Helm, kubectl: Kubectl) -> None:
     """Managed Redis servers and keys from a vault: the chart makes neither Secret nor Redis."""
-    helm.install("--set", "keys.existingSecret=my-keys", "--set", "redis.existingSecret=my-redis")
+    helm.install("--set", "keys.existingSecret=my-keys,redis.existingSecret=my-redis")
 
     found = workloads(kubectl, helm)
     assert secrets(kubectl, helm) == {}

@@ -129,7 +129,7 @@ def test_no_secret_is_in_a_config_map(evaluate: Tilt) -> None:
         for found in objects
         if found["metadata"]["name"] in ("dev-keys", "dev-tokens")
     }
-    assert held == {"Secret": {"identity.key", "idempotency.key", "result.key"}, "ConfigMap": {"jwks.json"}}
+    assert held == {"Secret": {"identity.key", "idempotency.key", "result.key", "lane.key"}, "ConfigMap": {"jwks.json"}}
 
 
 def manifests(result: str) -> dict[str, Json]:

@@ -7,6 +7,7 @@ import pytest
 
 from tidegate.contract.codec import Heartbeat
 from tidegate_operator.desired import DesiredTier, desired_tier
+from tidegate_operator.lane_state import LaneState
 from tidegate_operator.observation import Observation, RegionView, Stored, region_view
 from tidegate_operator.status import build_status, summary
 
@@ -34,7 +35,7 @@ def condition(status: dict[str, Any], kind: str) -> tuple[str, str]:
 
 
 def test_a_tier_that_all_workers_enforce_is_ready():
-    status = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier(), 1, 1)], now=FIRST)
+    status = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier(), 1, 1)], {}, now=FIRST)
 
     assert [condition(status, kind)[0] for kind in ("Accepted", "Programmed", "Degraded", "Ready")] == ["True", "True", "False", "True"]
     assert (status["regionsReady"], status["observedGeneration"], status["activeGeneration"]) == ("2/2", 7, 7)
@@ -45,31 +46,31 @@ def test_a_tier_that_all_workers_enforce_is_ready():
 
 @pytest.mark.parametrize(("ready", "applied"), [(2, 1), (2, 0), (0, 0)])
 def test_a_region_is_ready_only_when_it_has_workers_and_all_of_them_enforce_it(ready: int, applied: int):
-    status = build_status(tier(), [seen("frankfurt", tier(), ready, applied)], now=FIRST)
+    status = build_status(tier(), [seen("frankfurt", tier(), ready, applied)], {}, now=FIRST)
 
     assert status["regions"][0]["state"] == "Progressing"
     assert condition(status, "Ready") == ("False", "Progressing")
 
 
 def test_a_region_that_holds_an_older_generation_is_progressing():
-    status = build_status(tier(8), [seen("frankfurt", tier(7))], now=FIRST)
+    status = build_status(tier(8), [seen("frankfurt", tier(7))], {}, now=FIRST)
 
     assert (status["regions"][0]["state"], status["regions"][0]["appliedGeneration"]) == ("Progressing", 7)
     assert condition(status, "Programmed") == ("False", "Pending")
 
 
 def test_the_active_generation_stays_until_every_region_enforces_the_next():
-    before = build_status(tier(7), [seen("frankfurt", tier(7)), seen("dublin", tier(7))], now=FIRST)
+    before = build_status(tier(7), [seen("frankfurt", tier(7)), seen("dublin", tier(7))], {}, now=FIRST)
 
-    status = build_status(tier(8, status=before), [seen("frankfurt", tier(8)), seen("dublin", tier(8), 2, 1)], now=LATER)
+    status = build_status(tier(8, status=before), [seen("frankfurt", tier(8)), seen("dublin", tier(8), 2, 1)], {}, now=LATER)
 
     assert (status["activeGeneration"], status["observedGeneration"], status["regionsReady"]) == (7, 8, "1/2")
 
 
 def test_a_lost_region_shows_as_unreachable_and_the_others_go_on():
-    before = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier())], now=FIRST)
+    before = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier())], {}, now=FIRST)
 
-    status = build_status(tier(status=before), [seen("frankfurt", tier()), lost("dublin")], now=LATER)
+    status = build_status(tier(status=before), [seen("frankfurt", tier()), lost("dublin")], {}, now=LATER)
 
     assert [region["state"] for region in status["regions"]] == ["Ready", "Unreachable"]
     assert status["regions"][1]["appliedGeneration"] == 7
@@ -78,7 +79,7 @@ def test_a_lost_region_shows_as_unreachable_and_the_others_go_on():
 
 
 def test_a_region_without_workers_is_degraded():
-    status = build_status(tier(), [seen("frankfurt", tier(), 0, 0)], now=FIRST)
+    status = build_status(tier(), [seen("frankfurt", tier(), 0, 0)], {}, now=FIRST)
 
     assert condition(status, "Degraded") == ("True", "NoReadyWorkers")
 
@@ -108,7 +109,7 @@ def test_the_worst_trouble_is_the_reason_and_the_message_names_each_region(troub
     }
     observations = [kinds[kind](region) for kind, region in zip(troubles.split(), ("dublin", "oslo"), strict=False)]
 
-    status = build_status(tier(), [seen("frankfurt", tier()), *observations], now=FIRST)
+    status = build_status(tier(), [seen("frankfurt", tier()), *observations], {}, now=FIRST)
 
     message = next(condition["message"] for condition in status["conditions"] if condition["type"] == "Degraded")
     assert condition(status, "Degraded") == ("True", reason)
@@ -119,7 +120,7 @@ def test_the_worst_trouble_is_the_reason_and_the_message_names_each_region(troub
 def test_a_refused_spec_is_not_accepted_and_the_last_good_one_stays():
     broken = replace(tier(8, {"windows": []}), document=tier(7).document)
 
-    status = build_status(broken, [seen("frankfurt", tier(7))], now=FIRST)
+    status = build_status(broken, [seen("frankfurt", tier(7))], {}, now=FIRST)
 
     assert condition(status, "Accepted") == condition(status, "Ready") == condition(status, "Programmed") == ("False", "InvalidSpec")
     assert status["problems"][0]["path"] == "spec.windows"
@@ -130,7 +131,7 @@ def test_a_refused_spec_is_not_accepted_and_the_last_good_one_stays():
 def test_fields_that_this_version_does_not_enforce_are_named_and_are_no_error():
     asking = tier(spec=SPEC | {"admission": {"weight": 4}, "cache": {"lane": "Dedicated", "memory": "16Mi"}, "degradation": {}})
 
-    status = build_status(asking, [seen("frankfurt", asking)], now=FIRST)
+    status = build_status(asking, [seen("frankfurt", asking)], {}, now=FIRST)
 
     assert {problem["path"] for problem in status["problems"]} == {"spec.cache.lane"}
     assert {problem["reason"] for problem in status["problems"]} == {"NotEnforced"}
@@ -141,26 +142,26 @@ def test_lanes_that_are_there_are_no_problem():
     shared, dedicated = (tier(spec=SPEC | {"cache": cache}) for cache in ({"lane": "Shared"}, {"lane": "Dedicated", "memory": "16Mi"}))
     dedicated = replace(dedicated, document=replace(dedicated.document, lane="redis://lane"))
 
-    assert [build_status(wanted, [seen("frankfurt", wanted)], now=FIRST)["problems"] for wanted in (shared, dedicated)] == [[], []]
+    assert [build_status(wanted, [seen("frankfurt", wanted)], {}, now=FIRST)["problems"] for wanted in (shared, dedicated)] == [[], []]
 
 
 def test_the_status_is_equal_when_nothing_changed():
-    before = build_status(tier(), [seen("frankfurt", tier())], now=FIRST)
+    before = build_status(tier(), [seen("frankfurt", tier())], {}, now=FIRST)
 
-    assert build_status(tier(status=before), [seen("frankfurt", tier())], now=LATER) == before
+    assert build_status(tier(status=before), [seen("frankfurt", tier())], {}, now=LATER) == before
 
 
 def test_only_the_conditions_that_flip_take_a_new_transition_time():
-    before = build_status(tier(), [seen("frankfurt", tier())], now=FIRST)
+    before = build_status(tier(), [seen("frankfurt", tier())], {}, now=FIRST)
 
-    status = build_status(tier(status=before), [lost("frankfurt")], now=LATER)
+    status = build_status(tier(status=before), [lost("frankfurt")], {}, now=LATER)
 
     times = {condition["type"]: condition["lastTransitionTime"] for condition in status["conditions"]}
     assert times == {"Accepted": FIRST, "Programmed": LATER, "Degraded": LATER, "Ready": LATER}
 
 
 def test_the_summary_names_every_region_and_its_workers():
-    status = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier(), 1, 1)], now=FIRST)
+    status = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier(), 1, 1)], {}, now=FIRST)
 
     assert summary("free", status) == "tier free: enforced in frankfurt (2/2 workers), dublin (1/1 workers)"
 
@@ -180,3 +181,39 @@ def test_only_fresh_reports_of_ready_workers_count():
     beats = [Heartbeat(5, 10_000, True), Heartbeat(4, 9_000, True), Heartbeat(5, 4_000, True), Heartbeat(5, 10_000, False, False)]
 
     assert region_view(5, beats, now_milliseconds=10_000) == RegionView(5, ready=2, applied=1)
+
+
+@pytest.mark.parametrize(
+    ("dublin", "holds", "reason"),
+    [
+        (LaneState("Ready", "Its pod is ready"), "True", "Ready"),
+        (LaneState("Progressing", "not ready yet"), "False", "Progressing"),
+        (LaneState("Failed", "It cannot be made: 403"), "False", "Failed"),
+    ],
+)
+def test_the_lane_of_each_region_is_shown_and_the_worst_of_them_is_the_reason(dublin: LaneState, holds: str, reason: str):
+    lanes = {"frankfurt": LaneState("Ready", "Its pod is ready"), "dublin": dublin}
+
+    status = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier()), seen("oslo", tier())], lanes, now=FIRST)
+
+    message = status["conditions"][-1]["message"]
+    assert condition(status, "LaneReady") == (holds, reason)
+    assert [region.get("lane", {}).get("state") for region in status["regions"]] == ["Ready", dublin.state, None]
+    assert message == (f"dublin: {dublin.message}" if holds == "False" else "The dedicated cache lane of every region is ready")
+
+
+def test_a_lane_that_is_not_ready_keeps_no_tier_from_being_ready():
+    """Its requests are served without."""
+    lanes = {"frankfurt": LaneState("Progressing", "not ready yet")}
+
+    status = build_status(tier(), [seen("frankfurt", tier())], lanes, now=FIRST)
+
+    assert condition(status, "Ready") == ("True", "Enforced")
+    assert condition(status, "Degraded")[0] == "False"
+
+
+def test_a_tier_without_lanes_says_nothing_of_them():
+    status = build_status(tier(), [seen("frankfurt", tier())], {}, now=FIRST)
+
+    assert "LaneReady" not in {condition["type"] for condition in status["conditions"]}
+    assert "lane" not in status["regions"][0]

@@ -11,9 +11,10 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tidegate_operator.api import Connection, TierApi
+from tidegate_operator.api import TierApi
 from tidegate_operator.desired import desired_tier
 from tidegate_operator.errors import ReportError, SourceUnavailableError
+from tidegate_operator.kubernetes_api import Connection, KubernetesApi
 
 SPEC = {"windows": [{"name": "minute", "limit": 10, "period": "1m"}]}
 MADE = "2026-11-25T12:00:00Z"
@@ -68,9 +69,9 @@ async def answering(login: Login) -> AsyncIterator[Callable[[str], None]]:
 
 @pytest.fixture
 async def api(login: Login, answering: Any) -> AsyncIterator[TierApi]:
-    api = TierApi(login, "")
-    yield api
-    await api.aclose()
+    kubernetes = KubernetesApi(login, "")
+    yield TierApi(kubernetes)
+    await kubernetes.aclose()
 
 
 async def test_the_tiers_that_the_server_holds_are_listed(api: TierApi):

@@ -46,10 +46,12 @@ class Keys:
         self.identity = directory / "identity.key"
         self.idempotency = directory / "idempotency.key"
         self.result = directory / "result.key"
+        # The lanes of the local run need no password, as they listen on no port; those of `tilt up` do.
+        self.lane = directory / "lane.key"
         self._issuer = directory / "issuer.pem"
         make_private_directory(directory)
         _write_once(self._issuer, _new_issuer_key())
-        for path in (self.identity, self.idempotency, self.result):
+        for path in (self.identity, self.idempotency, self.result, self.lane):
             _write_once(path, base64url_encode(secrets.token_bytes(SECRET_BYTES)))
         _write_once(self.token_keys, json.dumps({"keys": [_public_jwk(self._signer())]}, indent=2).encode())
 

@@ -1,0 +1,138 @@
+"""`Lanes`: makes, changes and removes the dedicated cache lanes of tiers in Kubernetes; called by the reconciler, fed by `handlers.py`.
+
+What is wanted is applied as a whole (server-side apply), so that a lane that somebody changed is as it should be again. Deleting a tier
+needs nothing of this: Kubernetes collects what it owns.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from tidegate.contract.codec import TierDocument
+from tidegate.contract.tier import Lane
+from tidegate_operator.desired import DesiredTier
+from tidegate_operator.kubernetes_api import ApiError, KubernetesApi
+from tidegate_operator.lane_objects import LaneOrder, Manifest, lane_address
+from tidegate_operator.lane_site import LaneSite
+from tidegate_operator.lane_state import FAILED, LaneState, SeenLane, Upkeep, seen_lane, unseen_lane
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+MANAGER = "tidegate-operator"
+DRIFT_SECONDS = 300.0
+"""What somebody changed in a lane's Service, Secret or NetworkPolicy, which are not watched, lasts this long at most."""
+RESOURCES = {
+    "Service": ("v1", "services"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "Secret": ("v1", "secrets"),
+    # Removed last: by it the operator knows that there is a lane.
+    "StatefulSet": ("apps/v1", "statefulsets"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    digest: str
+    generation: int
+    until: float
+
+
+class Lanes:
+    """The dedicated lanes of one release in one namespace.
+
+    Args:
+        kubernetes: The API of that namespace.
+        site: Where lanes are made and of what.
+        secret: What passwords follow from.
+    """
+
+    def __init__(self, kubernetes: KubernetesApi, site: LaneSite, secret: bytes) -> None:
+        self.site = site
+        self._kubernetes = kubernetes
+        self._secret = secret
+        self._seen: dict[str, SeenLane] = {}
+        self._applied: dict[str, _Applied] = {}
+
+    def address(self, document: TierDocument) -> str:
+        """Where workers find the lane of a tier; it may not be there yet."""
+        return lane_address(self.site, document)
+
+    def see(self, body: Mapping[str, Any], *, is_gone: bool = False) -> str:
+        """Take what the API server shows of a lane's StatefulSet. Returns the name of its tier."""
+        seen = seen_lane(body)
+        known = self._seen.get(seen.name)
+        if is_gone:
+            self._seen.pop(seen.name, None)
+            self._applied.pop(seen.name, None)
+        elif known is None or known.version <= seen.version:  # an answer to us may be older than the last event
+            self._seen[seen.name] = seen
+        return seen.tier
+
+    async def keep(self, tier: DesiredTier) -> Upkeep:
+        """Have the lanes of a tier be as its document says, in every region of this release, and no others."""
+        document = tier.document
+        if document is None:
+            return Upkeep()
+        regions = self.site.regions if document.tier.cache.lane is Lane.DEDICATED else ()
+        orders = [LaneOrder(document, region, self.site, self._secret) for region in regions]
+        names = {order.name for order in orders}
+        unwanted = [seen for seen in self._seen.values() if seen.owner == tier.uid and seen.name not in names]
+        are_gone = await asyncio.gather(*(self._remove(seen) for seen in unwanted))
+        states = await asyncio.gather(*(self._apply(order) for order in orders))
+        lanes = {order.region: state for order, state in zip(orders, states, strict=True)}
+        return Upkeep(lanes, all(are_gone) and all(state.state != FAILED for state in states))
+
+    async def _apply(self, order: LaneOrder) -> LaneState:
+        objects = order.objects()
+        digest = hashlib.sha256(json.dumps(objects).encode()).hexdigest()
+        if self._is_as_applied(order.name, digest):
+            return self._seen[order.name].state
+        # Known from now on, so that what was made of it is removed, should it fail half-way and not be wanted any more.
+        self._seen.setdefault(order.name, unseen_lane(order))
+        try:
+            for manifest in objects:
+                version, path = _place(manifest["kind"], order.name)
+                answer = await self._kubernetes.apply(version, path, manifest, manager=MANAGER)
+        except ApiError as ex:
+            log.warning("cache lane not made, trying again", tier=order.document.tier.name, region=order.region, cause=str(ex))
+            return LaneState(FAILED, f"It cannot be made: {ex}"[:1024])
+        self._note(order, digest, answer)
+        return self._seen[order.name].state
+
+    def _is_as_applied(self, name: str, digest: str) -> bool:
+        applied, seen = self._applied.get(name), self._seen.get(name)
+        if applied is None or seen is None:
+            return False
+        return (applied.digest, applied.generation) == (digest, seen.generation) and time.monotonic() < applied.until
+
+    def _note(self, order: LaneOrder, digest: str, stateful_set: Manifest) -> None:
+        before = self._applied.get(order.name)
+        if before is None or before.digest != digest:
+            log.info("cache lane applied", tier=order.document.tier.name, region=order.region, name=order.name)
+        self.see(stateful_set)
+        until = time.monotonic() + DRIFT_SECONDS * random.uniform(0.8, 1)  # noqa: S311 - jitter
+        self._applied[order.name] = _Applied(digest, stateful_set["metadata"]["generation"], until)
+
+    async def _remove(self, seen: SeenLane) -> bool:
+        try:
+            for kind in RESOURCES:
+                await self._kubernetes.delete(*_place(kind, seen.name))
+        except ApiError as ex:
+            log.warning("cache lane not removed, trying again", tier=seen.tier, region=seen.region, cause=str(ex))
+            return False
+        self._applied.pop(seen.name, None)
+        self._seen.pop(seen.name, None)
+        log.info("cache lane removed", tier=seen.tier, region=seen.region, name=seen.name)
+        return True
+
+
+def _place(kind: str, name: str) -> tuple[str, str]:
+    version, resource = RESOURCES[kind]
+    return version, f"{resource}/{name}"
