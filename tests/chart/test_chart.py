@@ -1,6 +1,7 @@
 """The chart as `helm template` renders it: secure by default, closed, and in step with the code."""
 
 import base64
+import hashlib
 import json
 import re
 import tomllib
@@ -12,6 +13,7 @@ import yaml
 from tests.chart.rendering import CHART, ROOT, Helm, Json, find, pods, render, templates
 
 from tidegate.settings import PREFIX, Settings
+from tidegate_operator.lane_objects import RULES
 from tidegate_operator.lane_site import LaneSite
 from tidegate_operator.settings import PREFIX as OPERATOR_PREFIX
 from tidegate_operator.settings import Settings as OperatorSettings
@@ -38,7 +40,7 @@ def test_every_pod_meets_the_restricted_standard(rendered: list[Json]) -> None:
             assert {"requests", "limits"} <= container["resources"].keys()
             checked += 1
 
-    assert checked == 6
+    assert checked == 8
 
 
 def test_only_the_operator_holds_a_service_account_token(rendered: list[Json]) -> None:
@@ -85,6 +87,7 @@ def test_keys_differ_from_one_another_and_from_install_to_install(helm: Helm, re
         ("limits.shards=0", "shards"),
         ("cache.dedicated.cpu=much", "cpu"),
         ("cache.dedicated.memory=1Gi", "memory"),
+        ("cache.shared.maxMemory=64Mi", "maxMemory"),
         ("limits.shards=257", "shards"),
         ("limits=null", "limits"),
         ("api.seats=0", "seats"),
@@ -221,7 +224,7 @@ def test_selectors_carry_no_version_and_match_their_pods(rendered: list[Json]) -
 
 
 def test_existing_secrets_replace_everything_that_would_be_made(helm: Helm) -> None:
-    own = "keys.existingSecret=mine,redis.existingSecret=servers,tokens.existingConfigMap=jwks"
+    own = "keys.existingSecret=mine,redis.existingSecret=servers,cache.existingSecret=lanes,tokens.existingConfigMap=jwks"
     documents = render(helm, "--set", own)
 
     kinds = [document["kind"] for document in documents]
@@ -234,14 +237,14 @@ def test_existing_secrets_replace_everything_that_would_be_made(helm: Helm) -> N
 
 def test_names_of_digits_stay_names(helm: Helm) -> None:
     """`123` is a valid name of a Secret, a ConfigMap or a class, and to YAML a number."""
-    own = render(helm, "--set-string", "keys.existingSecret=1,redis.existingSecret=2,tokens.existingConfigMap=3")
+    own = render(helm, "--set-string", "keys.existingSecret=1,redis.existingSecret=2,tokens.existingConfigMap=3,cache.existingSecret=5")
     store = find(render(helm, "--set-string", "store.storageClassName=4"), "StatefulSet", "tidegate-store")
 
     volumes = [volume for pod in pods(own) for volume in pod["volumes"]]
     mounted = [volume.get("secret", {}).get("secretName") or volume.get("configMap", {}).get("name") for volume in volumes]
     variables = [variable for pod in pods(own) for variable in pod["containers"][0]["env"] if "valueFrom" in variable]
     assert {name for name in mounted if name} == {"1", "2", "3"}
-    assert {variable["valueFrom"]["secretKeyRef"]["name"] for variable in variables} == {"2"}
+    assert {variable["valueFrom"]["secretKeyRef"]["name"] for variable in variables} == {"2", "5"}
     assert store["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"] == "4"
 
 
@@ -283,7 +286,7 @@ def test_another_seed_restarts_every_pod(helm: Helm) -> None:
     first, again, second = (list(templates(render(helm, "--set", seed))) for seed in (seeds[0], *seeds))
 
     assert first == again
-    assert len(first) == 6
+    assert len(first) == 8
     assert all(before != after for before, after in zip(first, second, strict=True))
 
 
@@ -345,19 +348,37 @@ def test_what_an_image_is_made_of_is_pinned() -> None:
 
 
 def test_each_region_gets_the_url_of_its_own_shared_lane(helm: Helm, rendered: list[Json]) -> None:
-    """From a Secret, as it holds a password; without one there is no lane."""
+    """From a Secret, as it holds a password: that of the servers that are installed, or one's own; or there is no lane."""
 
     def urls(objects: list[Json]) -> dict[str, Json]:
         deployments = [found for found in objects if found["kind"] == "Deployment" and "-api-" in found["metadata"]["name"]]
         variables = {found["metadata"]["name"]: found["spec"]["template"]["spec"]["containers"][0]["env"] for found in deployments}
         return {name: entry["valueFrom"] for name, env in variables.items() for entry in env if entry["name"] == "TIDEGATE_CACHE_URL"}
 
-    found = urls(render(helm, "--set", "cache.existingSecret=lanes"))
+    own = render(helm, "--set", "cache.existingSecret=lanes")
 
-    assert urls(rendered) == {}
-    assert len(found) == 2
-    for name, source in found.items():
-        assert source == {"secretKeyRef": {"name": "lanes", "key": f"{name.rpartition('-api-')[2]}.url"}}
+    for secret, found in {"tidegate-cache": urls(rendered), "lanes": urls(own)}.items():
+        assert len(found) == 2
+        for name, source in found.items():
+            assert source == {"secretKeyRef": {"name": secret, "key": f"{name.rpartition('-api-')[2]}.url"}}
+    assert urls(render(helm, "--set", "cache.shared.enabled=false")) == {}
+    assert not [one for one in own if one["kind"] == "StatefulSet" and "-cache-" in one["metadata"]["name"]]
+
+
+def test_a_shared_lane_that_is_installed_evicts_and_opens_to_its_user_alone(rendered: list[Json]) -> None:
+    """The Service of the URL, and the rules of a dedicated lane's user; the server has a hash of the password."""
+    secret = {key: base64.b64decode(value).decode() for key, value in find(rendered, "Secret", "tidegate-cache")["data"].items()}
+    pod = find(rendered, "StatefulSet", "tidegate-cache-dublin")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+
+    password = secret["cache.dublin.password"]
+    assert secret["dublin.url"] == f"redis://tidegate-lane:{password}@tidegate-cache-dublin:6379"
+    assert secret["dublin.conf"] == (
+        f"user default reset\nuser tidegate-lane reset on #{hashlib.sha256(password.encode()).hexdigest()} {RULES}\n"
+    )
+    assert password != secret["cache.frankfurt.password"]
+    assert container["args"][-4:] == ["--maxmemory-policy", "allkeys-lfu", "--maxmemory", "64mb"]
+    assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
 
 
 def test_the_purge_of_the_docs_reaches_the_workers_of_every_region(rendered: list[Json]) -> None:

@@ -15,6 +15,7 @@ from tests.kube.tools import RECIPES
 ETCD = "store.type=Etcd"
 ZONES = "store.etcd.failureDomains={eu-central-1a,eu-west-1a,eu-north-1a}"
 OWN_CERTIFICATES = "store.etcd.tls.existingSecret=members,store.etcd.tls.existingClientSecret=workers"
+LANES = {"tidegate-cache-frankfurt", "tidegate-cache-dublin"}
 SEED = "redis.passwordSeed=0123456789abcdef0123456789abcdef"
 
 
@@ -182,7 +183,7 @@ def test_workers_get_the_url_and_their_own_certificate_alone(etcd: list[Json]) -
         "?ca=/etc/tidegate/store/ca.crt&cert=/etc/tidegate/store/tls.crt&key=/etc/tidegate/store/tls.key"
     )
     assert {"name": "store", "mountPath": "/etc/tidegate/store", "readOnly": True} in container["volumeMounts"]
-    assert secrets_of(api) == {"tidegate-keys", "tidegate-store-client-tls", "tidegate-redis"}
+    assert secrets_of(api) == {"tidegate-keys", "tidegate-store-client-tls", "tidegate-redis", "tidegate-cache"}
 
 
 def variable(pod: Json, name: str) -> Json:
@@ -252,7 +253,7 @@ def test_certificates_of_ones_own_are_used_and_none_is_made(helm: Helm) -> None:
     first, second = (render(helm, "--set", f"{ETCD},{OWN_CERTIFICATES},{SEED},keys.existingSecret=mine") for _ in range(2))
 
     assert first == second
-    assert {document["metadata"]["name"] for document in first if document["kind"] == "Secret"} == {"tidegate-redis"}
+    assert {document["metadata"]["name"] for document in first if document["kind"] == "Secret"} == {"tidegate-redis", "tidegate-cache"}
     assert secrets_of(members(first)) == {"members"}
     assert "workers" in secrets_of(find(first, "Deployment", "tidegate-api-dublin"))
 
@@ -264,7 +265,11 @@ def test_a_store_of_ones_own_is_used_and_none_is_installed(helm: Helm) -> None:
 
     assert variable(api, "TIDEGATE_STORE_URL")["valueFrom"] == {"secretKeyRef": {"name": "mine", "key": "store.url"}}
     assert {"name": "store", "secret": {"secretName": "mine"}} in api["volumes"]
-    assert {name for kind, name in names(documents) if kind == "StatefulSet"} == {"tidegate-redis-frankfurt", "tidegate-redis-dublin"}
+    assert {name for kind, name in names(documents) if kind == "StatefulSet"} == {
+        *LANES,
+        "tidegate-redis-frankfurt",
+        "tidegate-redis-dublin",
+    }
     assert not [key for key in find(documents, "Secret", "tidegate-redis")["data"] if key.startswith("store.")]
 
 
@@ -277,7 +282,7 @@ def test_regions_of_ones_own_go_with_an_installed_etcd(helm: Helm) -> None:
     documents = render(helm, "--set", f"redis.existingSecret=servers,{ETCD}")
     api = find(documents, "Deployment", "tidegate-api-dublin")["spec"]["template"]["spec"]
 
-    assert {name for kind, name in names(documents) if kind == "StatefulSet"} == {"tidegate-store"}
+    assert {name for kind, name in names(documents) if kind == "StatefulSet"} == {*LANES, "tidegate-store"}
     assert variable(api, "TIDEGATE_STORE_URL")["value"].startswith("etcds://")
     assert variable(api, "TIDEGATE_REDIS_URL")["valueFrom"]["secretKeyRef"]["name"] == "servers"
 
@@ -287,7 +292,7 @@ def test_one_secret_for_regions_and_store_is_still_enough(helm: Helm) -> None:
     api = find(documents, "Deployment", "tidegate-api-dublin")["spec"]["template"]["spec"]
 
     assert variable(api, "TIDEGATE_STORE_URL")["valueFrom"] == {"secretKeyRef": {"name": "servers", "key": "store.url"}}
-    assert not [name for kind, name in names(documents) if kind == "StatefulSet"]
+    assert {name for kind, name in names(documents) if kind == "StatefulSet"} == LANES
 
 
 def test_with_no_values_the_store_is_one_valkey(rendered: list[Json]) -> None:

@@ -79,7 +79,7 @@ def test_an_upgrade_keeps_every_generated_secret(helm: Helm, kubectl: Kubectl) -
     after = secrets(kubectl, helm)
     replicas = kubectl("get", "deployments", "--namespace", helm.namespace, "--output", "jsonpath={.items[*].spec.replicas}")
     assert replicas.split().count("3") == 3
-    assert sorted(before) == ["tidegate-keys", "tidegate-redis"]
+    assert sorted(before) == ["tidegate-cache", "tidegate-keys", "tidegate-redis"]
     assert all(after[name].items() >= made_once(values).items() for name, values in before.items())
 
 
@@ -231,12 +231,12 @@ def test_an_uninstall_removes_the_definition_when_told_so(helm: Helm, kubectl: K
 
 def test_secrets_of_ones_own_are_used_and_none_is_made(helm: Helm, kubectl: Kubectl) -> None:
     """Managed Redis servers and keys from a vault: the chart makes neither Secret nor Redis."""
-    helm.install("--set", "keys.existingSecret=my-keys,redis.existingSecret=my-redis")
+    helm.install("--set", "keys.existingSecret=my-keys,redis.existingSecret=my-redis,cache.existingSecret=my-lanes")
 
     found = workloads(kubectl, helm)
     assert secrets(kubectl, helm) == {}
     assert {workload["kind"] for workload in found} == {"Deployment"}
-    assert set(secret_names(found)) == {"my-keys", "my-redis"}
+    assert set(secret_names(found)) == {"my-keys", "my-redis", "my-lanes"}
 
 
 def secret_names(node: Any) -> Iterator[str]:
@@ -318,7 +318,7 @@ def test_every_pod_is_admitted_where_pod_security_is_restricted(helm: Helm, kube
 
     admitted = kubectl("create", "--dry-run=server", "--filename", "-", stdin=yaml.safe_dump_all(pods)).splitlines()
 
-    assert len(admitted) == len(pods) == 6
+    assert len(admitted) == len(pods) == 8
 
 
 def workloads(kubectl: Kubectl, helm: Helm) -> list[Json]:
