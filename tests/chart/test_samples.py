@@ -63,5 +63,5 @@ def test_the_overlay_adds_to_what_the_chart_renders_and_takes_nothing(helm: Helm
 
     assert names == {(found["kind"], found["metadata"]["name"]) for found in rendered} | {("Namespace", "tidegate")}
     api = find(kustomized, "Deployment", "tidegate-api-frankfurt")["spec"]["template"]["spec"]
-    assert api["tolerations"] == [{"key": "dedicated", "operator": "Equal", "value": "tidegate", "effect": "NoSchedule"}]
-    assert "tolerations" not in find(kustomized, "Deployment", "tidegate-operator")["spec"]["template"]["spec"]
+    assert api["dnsConfig"] == {"options": [{"name": "ndots", "value": "2"}]}
+    assert "dnsConfig" not in find(kustomized, "Deployment", "tidegate-operator")["spec"]["template"]["spec"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from redis.crc import key_slot
 
 from tidegate.admission.measures import OUTCOMES as ADMISSION_OUTCOMES
@@ -109,6 +110,12 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_manifest_of_the_documents_can_be_read() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for text in re.findall(r"^```yaml\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE):
+            assert all(isinstance(manifest, dict) for manifest in yaml.safe_load_all(text)), document.name
 
 
 def test_every_threat_names_tests_that_exist() -> None:

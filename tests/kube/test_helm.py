@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -137,6 +138,23 @@ def test_a_key_is_replaced_as_documented(helm: Helm, kubectl: Kubectl, terminal:
     terminal.run("! helm rollback tidegate 1")
     assert secrets(kubectl, helm)["tidegate-keys"] == finished
     terminal.run(functions + steps[0])
+
+
+@pytest.mark.parametrize("document", ["one-cluster", "many-clusters", "gitops"])
+def test_a_deployment_goes_as_documented(helm: Helm, kubectl: Kubectl, terminal: Terminal, document: str) -> None:
+    """Line by line; then workers, operator and the three sample tiers are there."""
+    steps = re.findall(r"^```sh\n(.*?)^```", (ROOT / f"docs/deploy/{document}.md").read_text(), re.DOTALL | re.MULTILINE)
+    samples = Path(shutil.copytree(ROOT / "k8s", terminal.folder / "k8s"))
+    kustomization = samples / "kustomize/kustomization.yaml"
+    kustomization.write_text(kustomization.read_text().replace("\nnamespace: tidegate\n", f"\nnamespace: {helm.namespace}\n"))
+    for name in ("jwks.json", "ca.crt", "tls.crt", "tls.key"):
+        (terminal.folder / name).write_text("{}")
+
+    for step in steps:
+        terminal.run(re.sub(r"\bnamespace tidegate\b", f"namespace {helm.namespace}", step))
+
+    names = kubectl("get", "deployments,rlt", "--namespace", helm.namespace, "--output", "name").split()
+    assert {name.rpartition("/")[2] for name in names} >= {"tidegate-operator", "tidegate-api-frankfurt", "enterprise", "free", "pro"}
 
 
 def test_two_installations_share_no_secret(helm: Helm, kubectl: Kubectl) -> None:
