@@ -50,7 +50,7 @@ def act_overload(stage: Stage) -> None:
     problems = [payment.problem for payment in payments if payment.problem]
     expect(not problems, "every payment taken, or refused for want of a seat", f"{len(problems)} that were not, the first: {problems[:1]}")
     possible = stage.run.capacity.seats * WORKERS_PER_REGION / PAYMENT_SECONDS
-    taken, enterprise, free = sum(payment.is_admitted for payment in payments), of(payments, "enterprise"), of(payments, "free")
+    taken, enterprise, free = sum(payment.is_admitted for payment in payments), of_tier(payments, "enterprise"), of_tier(payments, "free")
     expect(taken >= LEAST_GOODPUT * possible * SECONDS, f"{LEAST_GOODPUT:.0%} of what the seats can do", taken)
     expect(all(payment.is_admitted for payment in enterprise), "every payment of enterprise taken", len(enterprise))
     expect(any(payment.is_admitted for payment in free), "some of the free tier's taken, as nobody starves", "none")
@@ -89,7 +89,7 @@ def table(payments: Sequence[Payment], since: float = -math.inf) -> list[str]:
     is_end = since == -math.inf
     lines = [LINE.format(*(TOTAL if is_end else NOW))]
     for group in GROUPS:
-        ours = of(payments, group.tier)
+        ours = of_tier(payments, group.tier)
         ended = [payment for payment in ours if since < payment.ended < math.inf]
         waiting = sum(p.queue_seconds > 0 for p in ours) if is_end else sum(p.ended == math.inf for p in ours)
         admitted, refused = (sum(getattr(payment, what) for payment in ended) for what in ("is_admitted", "is_refused"))
@@ -98,7 +98,7 @@ def table(payments: Sequence[Payment], since: float = -math.inf) -> list[str]:
     return lines
 
 
-def of(payments: Iterable[Payment], tier: str) -> list[Payment]:
+def of_tier(payments: Iterable[Payment], tier: str) -> list[Payment]:
     """Those of a tier."""
     return [payment for payment in payments if payment.tier == tier]
 
