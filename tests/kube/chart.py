@@ -70,9 +70,9 @@ class Helm:
         )
 
 
-def render(program: Path, *values: str) -> list[Json]:
+def render(program: Path, *values: str, files: Sequence[Path] = ()) -> list[Json]:
     """What an installation into an empty cluster would make; no cluster is asked."""
-    settings = [part for value in values for part in ("--set", value)]
+    settings = [part for value in values for part in ("--set", value)] + [part for file in files for part in ("--values", str(file))]
     command = [str(program), "template", RELEASE, str(CHART), *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     assert done.returncode == 0, done.stderr

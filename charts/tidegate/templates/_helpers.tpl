@@ -180,6 +180,19 @@ topologySpreadConstraints:
 {{ mul (regexFind "^[0-9]+" .Values.store.size) (get $units (regexFind "[A-Z]i$" .Values.store.size)) }}
 {{- end }}
 
+{{/* Refuses a Secret that is there and lacks a key. Call with (list $ "keys.existingSecret" $name (list "identity.key")). */}}
+{{- define "tidegate.requireKeys" -}}
+{{- $value := index . 1 }}{{ $name := index . 2 -}}
+{{- with and $name (lookup "v1" "Secret" (index . 0).Release.Namespace $name) }}
+{{- $held := .data | default dict }}
+{{- range $key := index $ 3 }}
+{{- if not (hasKey $held $key) }}
+{{- fail (printf "%s: Secret %q has no %s; add it, as the comment on that value says" $value $name $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "tidegate.tokensConfigMap" -}}
 {{ .Values.tokens.existingConfigMap | default (printf "%s-tokens" (include "tidegate.fullname" .)) }}
 {{- end }}

@@ -1,0 +1,148 @@
+"""Every values file of the chart, installed on a real API server that knows the definitions of the other projects too."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.kube.chart import CHART, RELEASE, Helm, render
+from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
+from tests.kube.other_definitions import FILES, other_definitions
+from tests.kube.tiers import Json
+from tests.kube.tools import ToolUnavailable
+
+VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, built: Callable[[str], Path]) -> Iterator[ControlPlane]:
+    """A server of this module's own."""
+    folder = tmp_path_factory.mktemp("control-plane-for-values")
+    with control_plane(folder, etcd=built("etcd"), server=built("kube-apiserver")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def kubectl(cluster: ControlPlane, built: Callable[[str], Path]) -> Kubectl:
+    """kubectl for that server, which has the definitions of Gateway API, Prometheus operator and KEDA."""
+    try:
+        files = other_definitions()
+    except ToolUnavailable as ex:
+        pytest.skip(str(ex))
+    run = kubectl_for(cluster, built("kubectl"))
+    names = [yaml.safe_load(file.read_text())["metadata"]["name"] for file in files]
+    for file in files:
+        run("apply", "--server-side", "--filename", str(file))
+    run("wait", *(f"crd/{name}" for name in names), "--for", "condition=Established", "--timeout=30s")
+    return run
+
+
+@pytest.fixture
+def helm(cluster: ControlPlane, kubectl: Kubectl, built: Callable[[str], Path], request: pytest.FixtureRequest) -> Iterator[Helm]:
+    """Helm for a restricted namespace of the test's own. The definition stays, for each installation to take over."""
+    namespace = f"values-{request.session.items.index(request.node)}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kubectl(
+        "apply",
+        "--filename",
+        "-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}),
+    )
+    helm = Helm(built("helm"), cluster, namespace)
+    yield helm
+    helm.uninstall("--ignore-not-found")
+
+
+def identity(document: Json) -> tuple[str, str]:
+    return document["kind"], document["metadata"]["name"]
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem.removesuffix("-values"))
+def test_an_installation_makes_every_object_and_its_pods_are_admitted(
+    helm: Helm, kubectl: Kubectl, built: Callable[[str], Path], values: Path
+) -> None:
+    """The server checks each field, strictly, by its own rules and the other projects', and each pod by the restricted standard."""
+    rendered = [found for found in render(built("helm"), files=[values]) if found["kind"] not in ("CustomResourceDefinition", "Pod")]
+
+    helm.install("--values", str(values), "--take-ownership")
+    helm.upgrade("--values", str(values))
+
+    stdin = yaml.safe_dump_all(rendered)
+    found = kubectl("get", "--namespace", helm.namespace, "--filename", "-", "--output", "json", stdin=stdin)
+    assert {identity(item) for item in json.loads(found)["items"]} == {identity(document) for document in rendered}
+    checked = kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--namespace", helm.namespace,
+                      "--filename", "-", stdin=stdin)  # fmt: skip
+    assert len(checked.splitlines()) == len(rendered)
+    pods = [pod_of(document) for document in rendered if document["kind"] in ("Deployment", "StatefulSet")]
+    admitted = kubectl("create", "--dry-run=server", "--namespace", helm.namespace, "--filename", "-", stdin=yaml.safe_dump_all(pods))
+    assert len(admitted.splitlines()) == len(pods) > 0
+
+
+def pod_of(workload: Json) -> Json:
+    """The pod that a controller would make of a workload; a claim may be any volume here."""
+    template = workload["spec"]["template"]
+    claims = [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in workload["spec"].get("volumeClaimTemplates", [])]
+    spec = {key: value for key, value in template["spec"].items() if key != "priorityClassName"}
+    metadata = {**template["metadata"], "name": workload["metadata"]["name"]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, "volumes": [*spec["volumes"], *claims]}}
+
+
+def test_everything_holds_an_object_of_each_kind_of_the_other_projects(built: Callable[[str], Path]) -> None:
+    """Or their definitions would judge nothing."""
+    kinds = {found["kind"] for found in render(built("helm"))}
+    everything = {found["kind"] for file in VALUES for found in render(built("helm"), files=[file])}
+
+    assert everything - kinds == {"HTTPRoute", "Ingress", "HorizontalPodAutoscaler", "ScaledObject", "PodMonitor", "PrometheusRule"}
+    assert len(FILES) == 3
+
+
+def test_two_releases_in_two_namespaces_share_nothing_but_the_definition(helm: Helm, kubectl: Kubectl) -> None:
+    """Two clusters, each with a release of its own, stand side by side here: nothing else that they make is outside of a namespace."""
+    other = Helm(helm.program, helm.cluster, f"{helm.namespace}-other")
+    values = ("--values", str(CHART / "ci/one-of-many-clusters-values.yaml"))
+
+    helm.install("--set", "regions[0].name=dublin", *values, "--set", "crds.enabled=true", "--take-ownership")
+    other.install(*values)
+
+    owner = json.loads(kubectl("get", "crd/ratelimittiers.tidegate.dev", "--output", "json"))["metadata"]["annotations"]
+    other.uninstall()
+    left = kubectl("get", "deployments", "--namespace", helm.namespace, "--output", "name").split()
+    assert owner["meta.helm.sh/release-namespace"] == helm.namespace
+    assert sorted(name.rpartition("/")[2] for name in left) == ["tidegate-api-dublin", "tidegate-operator"]
+
+
+def test_a_second_release_that_brings_the_definition_again_is_refused(helm: Helm, kubectl: Kubectl) -> None:
+    """Helm's own answer names the object and its owner; the first release stays as it was."""
+    helm.install("--take-ownership")
+    other = Helm(helm.program, helm.cluster, f"{helm.namespace}-other")
+
+    said = other.refusal("--install", "--create-namespace")
+
+    assert "ratelimittiers.tidegate.dev" in said
+    assert kubectl("get", "crd/ratelimittiers.tidegate.dev", "--output", "name")
+
+
+SECRETS = {
+    "keys.existingSecret": ["identity.key", "idempotency.key", "result.key"],
+    "redis.existingSecret": ["frankfurt.url", "dublin.url", "regions.yaml", "store.url"],
+    "store.existingSecret": ["store.url"],
+    "cache.existingSecret": ["frankfurt.url", "dublin.url"],
+}
+
+
+@pytest.mark.parametrize("value", SECRETS)
+def test_a_secret_that_lacks_a_key_is_refused_with_its_name(helm: Helm, kubectl: Kubectl, value: str) -> None:
+    """Pods that cannot start would say so one by one, later."""
+    keys = SECRETS[value]
+    install = ("--install", "--set", f"crds.enabled=false,{value}=mine")
+    for held in (keys[:-1], keys):
+        data = {key: base64.b64encode(b"x" * 32).decode() for key in held}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine", "namespace": helm.namespace}, "data": data}
+        kubectl("apply", "--filename", "-", stdin=json.dumps(secret))
+        if held != keys:
+            assert f'{value}: Secret "mine" has no {keys[-1]}' in helm.refusal(*install)
+
+    helm.upgrade(*install)
+    assert RELEASE in kubectl("get", "deployments", "--namespace", helm.namespace, "--output", "name")
