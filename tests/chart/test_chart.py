@@ -407,6 +407,7 @@ def lane_site(documents: list[Json]) -> Json:
 def test_the_operator_is_told_where_lanes_are_made_and_of_what(helm: Helm) -> None:
     """In the regions of this release, where their pods are, under the same security, and reached from their API pods alone."""
     values = "regions[0].name=no,regions[0].zone=eu-1,regions[1].name=dublin,cache.dedicated.cpu=200m"
+    values += ",imagePullSecrets[0].name=registry,cache.tolerations[0].key=memory"
     documents = render(helm, "--set", values)
     site, api = lane_site(documents), find(documents, "Deployment", "tidegate-api-no")["spec"]
     neighbour = find(documents, "StatefulSet", "tidegate-redis-no")["spec"]["template"]["spec"]
@@ -416,8 +417,12 @@ def test_the_operator_is_told_where_lanes_are_made_and_of_what(helm: Helm) -> No
     assert site["regions"]["no"]["pod"] == {
         "securityContext": neighbour["securityContext"],
         "nodeSelector": {"topology.kubernetes.io/zone": "eu-1"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "tolerations": [{"key": "memory"}],
     }
     assert "nodeSelector" not in site["regions"]["dublin"]["pod"]
+    shared = find(documents, "StatefulSet", "tidegate-cache-no")["spec"]["template"]["spec"]
+    assert {name: shared[name] for name in ("imagePullSecrets", "tolerations")}.items() <= site["regions"]["no"]["pod"].items()
     assert site["container"] == {
         "image": "valkey/valkey:9.1",
         "imagePullPolicy": "IfNotPresent",

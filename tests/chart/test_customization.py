@@ -113,7 +113,7 @@ def test_pods_are_spread_over_nodes_each_version_by_itself_unless_told_otherwise
 def test_secrets_of_registries_are_for_all_pods(helm: Helm) -> None:
     documents = render(helm, "--set", "imagePullSecrets[0].name=registry")
 
-    assert [pod["imagePullSecrets"] for pod in pods(documents)] == [[{"name": "registry"}]] * 6
+    assert [pod["imagePullSecrets"] for pod in pods(documents)] == [[{"name": "registry"}]] * 8
 
 
 def test_names_follow_their_overrides(helm: Helm) -> None:

@@ -30,7 +30,9 @@ def rules(documents: list[Json], name: str, direction: str, port: int) -> list[t
     return [peer for rule in found for peer in components(rule.get("from") or rule.get("to") or ())]
 
 
-@pytest.mark.parametrize(("values", "count"), [("", 6), ("store.type=Etcd", 6), ("edge.enabled=true", 8)])
+@pytest.mark.parametrize(
+    ("values", "count"), [("", 8), ("store.type=Etcd", 8), ("edge.enabled=true", 10), ("cache.shared.enabled=false", 6)]
+)
 def test_every_pod_is_under_exactly_one_policy_for_both_directions(helm: Helm, values: str, count: int) -> None:
     documents = render(helm, *(["--set", values] if values else []))
     policies = [found["spec"] for found in documents if found["kind"] == "NetworkPolicy"]
@@ -54,8 +56,13 @@ def test_workers_reach_their_region_the_store_lanes_and_names_alone(rendered: li
     egress = policy(rendered, "tidegate-api-dublin")["egress"]
 
     assert egress[0] == NAMES
-    assert rules(rendered, "tidegate-api-dublin", "egress", 6379) == [("redis", "dublin"), ("store", ""), ("lane", "")]
-    assert len(egress) == 4
+    assert rules(rendered, "tidegate-api-dublin", "egress", 6379) == [("redis", "dublin"), ("store", ""), ("cache", "dublin"), ("lane", "")]
+    assert len(egress) == 5
+
+
+def test_a_shared_lane_hears_the_workers_of_its_region_alone(rendered: list[Json]) -> None:
+    assert rules(rendered, "tidegate-cache-dublin", "ingress", 6379) == [("api", "dublin")]
+    assert not policy(rendered, "tidegate-cache-dublin").get("egress")
 
 
 def test_members_hear_one_another_and_the_workers(helm: Helm) -> None:

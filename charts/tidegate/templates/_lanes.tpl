@@ -27,8 +27,6 @@ regions:
     clients: {{- include "tidegate.selector" (dict "root" $ "component" "api" "region" .name) | nindent 6 }}
     pod:
       securityContext: {{- include "tidegate.podSecurity" $ | nindent 8 }}
-      {{- with .zone }}
-      nodeSelector: {topology.kubernetes.io/zone: {{ . | quote }}}
-      {{- end }}
+      {{- include "tidegate.scheduling" (dict "root" $ "zone" .zone "values" $.Values.cache) | nindent 6 }}
   {{- end }}
 {{- end }}
