@@ -64,14 +64,16 @@ def test_the_status_is_written_apart_from_the_spec(tiers: TierClient) -> None:
 
 
 def test_a_listing_shows_what_is_enforced(tiers: TierClient, kubectl: Kubectl) -> None:
-    """`kubectl get rlt` answers: which tier, which generation, in how many regions, and is it ready."""
+    """`kubectl get rlt` answers: which tier, which generation, in how many regions, is it ready, and its lane."""
     tiers.create(NAME, spec(displayName="Enterprise"))
-    tiers.patch_status(NAME, {"activeGeneration": 1, "regionsReady": "2/2", "conditions": [READY]})
+    tiers.patch_status(
+        NAME, {"activeGeneration": 1, "regionsReady": "2/2", "conditions": [READY, {**READY, "type": "LaneReady", "status": "False"}]}
+    )
 
     columns, row = kubectl("get", "rlt", "--output", "wide", "--namespace", tiers.namespace).splitlines()
 
-    assert columns.split() == ["NAME", "DISPLAY", "ACTIVE", "REGIONS", "READY", "REASON", "AGE"]
-    assert row.split()[:-1] == [NAME, "Enterprise", "1", "2/2", "True", "Enforced"]
+    assert columns.split() == ["NAME", "DISPLAY", "ACTIVE", "REGIONS", "READY", "REASON", "LANE", "AGE"]
+    assert row.split()[:-1] == [NAME, "Enterprise", "1", "2/2", "True", "Enforced", "False"]
 
 
 def test_the_reason_is_left_to_the_wide_listing(tiers: TierClient, kubectl: Kubectl) -> None:

@@ -69,3 +69,21 @@ def test_a_wrong_variable_is_named() -> None:
     for name, value in {"TIDEGATE_OPERATOR_LOG_LEVEL": "loud", "TIDEGATE_OPERATOR_LOGLEVEL": "info"}.items():
         with pytest.raises(SettingsError, match=name):
             Settings.from_environment({**environment, name: value})
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), ("short", "holds 5 bytes, at least 32 are needed")])
+def test_a_key_of_lanes_that_cannot_be_used_is_refused_without_its_text(tmp_path: Path, content: str | None, said: str) -> None:
+    key = tmp_path / "lane.key"
+    if content:
+        key.write_text(content)
+    own = Settings(regions_file=tmp_path, lane_key_file=str(key))
+
+    with pytest.raises(SettingsError, match=said) as caught:
+        own.lane_secret()
+
+    assert str(caught.value).startswith(f"TIDEGATE_OPERATOR_LANE_KEY_FILE {key}: ")
+    assert "short" not in str(caught.value)
+
+
+def test_without_a_site_no_lanes_are_made(tmp_path: Path) -> None:
+    assert Settings(regions_file=tmp_path).lane_site() is None

@@ -1,0 +1,160 @@
+"""How often the API server is asked about lanes, and in which order; what it says to that is in tests/kube/test_lanes.py."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tidegate_operator import lanes as module
+from tidegate_operator.desired import DesiredTier, desired_tier
+from tidegate_operator.kubernetes_api import ApiError
+from tidegate_operator.lane_site import LaneRegion, LaneSite
+from tidegate_operator.lanes import Lanes
+
+SITE = LaneSite({"app.kubernetes.io/instance": "tidegate"}, {"image": "valkey"}, {"dublin": LaneRegion({}, {})})
+READY = {"observedGeneration": 1, "readyReplicas": 1, "updatedReplicas": 1}
+
+
+@dataclass
+class Kubernetes:
+    """The API server in small: what was asked of it; it refuses the resources in `refused`."""
+
+    requests: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    generation: int = 1
+    version: int = 0
+    last: dict[str, Any] = field(default_factory=dict)
+
+    async def apply(self, version: str, path: str, body: dict[str, Any], *, manager: str) -> dict[str, Any]:
+        self._ask("apply", path)
+        self.last = body | {"metadata": body["metadata"] | {"generation": self.generation, "resourceVersion": str(self.version)}}
+        return self.last
+
+    async def delete(self, version: str, path: str) -> None:
+        self._ask("delete", path)
+
+    def _ask(self, verb: str, path: str) -> None:
+        resource = path.partition("/")[0]
+        self.requests.append(f"{verb} {resource}")
+        self.version += 1
+        if resource in self.refused:
+            raise ApiError(403, f"PATCH {path}: 403 forbidden")
+
+    def taken(self) -> list[str]:
+        requests, self.requests = self.requests, []
+        return requests
+
+
+@pytest.fixture
+def kubernetes() -> Kubernetes:
+    return Kubernetes()
+
+
+@pytest.fixture
+def lanes(kubernetes: Kubernetes) -> Lanes:
+    return Lanes(kubernetes, SITE, b"k" * 32)  # type: ignore[arg-type]
+
+
+def tier(memory: str = "16Mi", generation: int = 1) -> DesiredTier:
+    cache = {"lane": "Dedicated", "memory": memory} if memory else {"lane": "None"}
+    return desired_tier("own", "uid", generation, {"windows": [{"name": "minute", "limit": 1, "period": "1m"}], "cache": cache})
+
+
+APPLIED = ["apply secrets", "apply networkpolicies", "apply services", "apply statefulsets"]
+REMOVED = ["delete services", "delete networkpolicies", "delete secrets", "delete statefulsets"]
+
+
+async def test_a_lane_is_made_with_its_pod_last_and_removed_with_its_mark_last(lanes: Lanes, kubernetes: Kubernetes):
+    await lanes.keep(tier())
+    made = kubernetes.taken()
+
+    upkeep = await lanes.keep(tier("", 2))
+
+    assert (made, kubernetes.taken()) == (APPLIED, REMOVED)
+    assert (upkeep.lanes, upkeep.is_done) == ({}, True)
+    await lanes.keep(tier("", 2))
+    assert kubernetes.taken() == []
+
+
+async def test_a_tier_that_is_looked_at_again_costs_no_request(lanes: Lanes, kubernetes: Kubernetes):
+    await lanes.keep(tier())
+    kubernetes.taken()
+
+    upkeep = await lanes.keep(tier())
+
+    assert kubernetes.taken() == []
+    assert upkeep.lanes["dublin"].state == "Progressing"
+
+
+async def test_what_is_not_watched_is_applied_again_after_a_while(lanes: Lanes, kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "DRIFT_SECONDS", 0)
+    await lanes.keep(tier())
+    kubernetes.taken()
+
+    await lanes.keep(tier())
+
+    assert kubernetes.taken() == APPLIED
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+async def test_a_stateful_set_that_somebody_changed_or_removed_is_applied_again(lanes: Lanes, kubernetes: Kubernetes, is_gone: bool):
+    await lanes.keep(tier())
+    kubernetes.taken()
+    changed = kubernetes.last | {"metadata": kubernetes.last["metadata"] | {"generation": 2, "resourceVersion": "99"}}
+
+    assert lanes.see(changed, is_gone=is_gone) == "own"
+    await lanes.keep(tier())
+
+    assert kubernetes.taken() == APPLIED
+
+
+async def test_an_answer_that_is_older_than_the_last_event_changes_no_state(lanes: Lanes, kubernetes: Kubernetes):
+    """The controller's word may come before our own answer does."""
+    await lanes.keep(tier())
+    lanes.see(kubernetes.last | {"status": READY, "metadata": kubernetes.last["metadata"] | {"resourceVersion": "99"}})
+
+    upkeep = await lanes.keep(tier(generation=2))
+    lanes.see(kubernetes.last)
+
+    assert upkeep.lanes["dublin"].state == "Ready"
+    assert (await lanes.keep(tier(generation=2))).lanes["dublin"].state == "Ready"
+
+
+async def test_a_lane_that_was_made_in_part_is_removed_when_it_is_not_wanted_any_more(lanes: Lanes, kubernetes: Kubernetes):
+    kubernetes.refused = {"statefulsets"}
+    failed = await lanes.keep(tier())
+    kubernetes.refused = set()
+    kubernetes.taken()
+
+    await lanes.keep(tier("", 2))
+
+    assert (failed.is_done, failed.lanes["dublin"].state) == (False, "Failed")
+    assert "403 forbidden" in failed.lanes["dublin"].message
+    assert kubernetes.taken() == REMOVED
+
+
+async def test_a_removal_that_fails_is_not_done(lanes: Lanes, kubernetes: Kubernetes):
+    await lanes.keep(tier())
+    kubernetes.refused = {"secrets"}
+
+    assert not (await lanes.keep(tier("", 2))).is_done
+    kubernetes.refused = set()
+    assert (await lanes.keep(tier("", 2))).is_done
+
+
+async def test_a_lane_of_another_tier_is_left_alone(lanes: Lanes, kubernetes: Kubernetes):
+    await lanes.keep(tier())
+    kubernetes.taken()
+
+    await lanes.keep(desired_tier("other", "other-uid", 1, {"windows": [{"name": "minute", "limit": 1, "period": "1m"}]}))
+
+    assert kubernetes.taken() == []
+
+
+async def test_a_spec_that_was_never_valid_touches_no_lane(lanes: Lanes, kubernetes: Kubernetes):
+    await lanes.keep(tier())
+    kubernetes.taken()
+
+    upkeep = await lanes.keep(desired_tier("own", "uid", 2, {"windows": []}))
+
+    assert (kubernetes.taken(), upkeep.is_done) == ([], True)
