@@ -49,6 +49,13 @@ def test_only_the_operator_holds_a_service_account_token(rendered: list[Json]) -
     assert with_token == ["operator"]
 
 
+def test_the_operator_is_known_by_the_name_of_its_pod(rendered: list[Json]) -> None:
+    """kopf would ask for the user's name else, and end where the user is a number without one: in every pod."""
+    (container,) = find(rendered, "Deployment", "tidegate-operator")["spec"]["template"]["spec"]["containers"]
+
+    assert {"name": "POD_ID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}} in container["env"]
+
+
 def test_the_operator_may_wait_half_an_hour_for_its_definition(rendered: list[Json]) -> None:
     """It does not answer while it waits; restarts with longer and longer pauses would make it miss the definition's coming."""
     (container,) = find(rendered, "Deployment", "tidegate-operator")["spec"]["template"]["spec"]["containers"]
@@ -194,7 +201,8 @@ def test_every_variable_that_pods_get_is_a_setting(rendered: list[Json]) -> None
     operator_settings = {OPERATOR_PREFIX + field.upper() for field in OperatorSettings.__struct_fields__}
 
     assert names
-    assert names <= settings | operator_settings
+    # The name of the pod, which the libraries and programs in it ask for.
+    assert names - settings - operator_settings == {"POD_ID"}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +250,9 @@ def test_names_of_digits_stay_names(helm: Helm) -> None:
 
     volumes = [volume for pod in pods(own) for volume in pod["volumes"]]
     mounted = [volume.get("secret", {}).get("secretName") or volume.get("configMap", {}).get("name") for volume in volumes]
-    variables = [variable for pod in pods(own) for variable in pod["containers"][0]["env"] if "valueFrom" in variable]
+    variables = [
+        variable for pod in pods(own) for variable in pod["containers"][0]["env"] if "secretKeyRef" in variable.get("valueFrom", {})
+    ]
     assert {name for name in mounted if name} == {"1", "2", "3"}
     assert {variable["valueFrom"]["secretKeyRef"]["name"] for variable in variables} == {"2", "5"}
     assert store["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"] == "4"
