@@ -57,6 +57,21 @@ test-local: .venv/.dev ## The local run, started for real
 test-kube: .venv/.go ## A real etcd and kube-apiserver: CRD, operator, chart (builds them once with Go)
 	$(BIN)/pytest tests/chart tests/kube
 
+# Packages of Debian that the cluster runs on; a cluster that KUBECONFIG names needs none of them.
+.venv/.cluster: .venv/.go tests/cluster/packages.txt
+	[ -n "$(KUBECONFIG)" ] || dpkg-query --show $$(cat tests/cluster/packages.txt) >/dev/null 2>&1 || \
+	  { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $$(cat tests/cluster/packages.txt); }
+	@touch $@
+
+test-cluster: .venv/.cluster ## Three nodes with real pods in network namespaces, as root (or the kind or k3d cluster of KUBECONFIG)
+	$(BIN)/pytest tests/cluster
+
+cluster-up: .venv/.cluster ## The same cluster, to look around in
+	$(BIN)/python -m tests.cluster.cluster up
+
+cluster-down: .venv/.cluster ## Stop it, whoever started it
+	$(BIN)/python -m tests.cluster.cluster down
+
 check: .venv/.go ## Format, lint, types, architecture, manifests, chart, scripts, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -112,5 +127,5 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-worker test-exact test-store test-chaos test-local test-kube check chart bench-servers bench-script bench-limits bench-loss \
+.PHONY: help run demo test test-worker test-exact test-store test-chaos test-local test-kube test-cluster cluster-up cluster-down check chart bench-servers bench-script bench-limits bench-loss \
 	bench-http bench-mutations bench-overload bench-cache bench-store lock clean

@@ -49,6 +49,14 @@ class Helm:
         """Remove the release."""
         self._run("uninstall", RELEASE, *options)
 
+    def rollback(self) -> None:
+        """Go back to the revision before the present one."""
+        self._run("rollback", RELEASE)
+
+    def notes(self) -> str:
+        """What the release says to whoever installed it."""
+        return self._run("get", "notes", RELEASE)
+
     def render_kinds(self, *kinds: str, options: Sequence[str] = ()) -> list[Json]:
         """The objects of these kinds that an installation would make."""
         rendered = yaml.safe_load_all(self._run("template", RELEASE, str(CHART), *options))

@@ -15,7 +15,7 @@ from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubec
 from tests.kube.processes import Program, eventually
 from tests.kube.stage import DEFAULT_TIER, Regions, everywhere, operator, two_regions
 from tests.kube.tiers import Json, TierClient, limited
-from tests.kube.tools import RECIPES, ToolUnavailable, tool
+from tests.kube.tools import CONTROL_PLANE, ToolUnavailable, tool
 
 CRD_FILE = CHART / "files/ratelimittiers.yaml"
 namespace_numbers = count(1)
@@ -25,7 +25,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what the collected tests need before any of them starts: a first build takes longer than a test may."""
     needed = any("built" in getattr(item, "fixturenames", ()) for item in session.items)
     if needed and not session.config.option.collectonly:
-        for name in RECIPES:
+        for name in ("etcd", *CONTROL_PLANE, "helm", "tilt"):
             with suppress(ToolUnavailable):
                 tool(name)
 

@@ -5,7 +5,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from kubernetes import client
 from tests.kube.processes import Program, free_port
 
+ADMIN = "admin"
 ADMIN_TOKEN = "admin-of-the-tests"
 START_SECONDS = 60
 Kubectl = Callable[..., str]
@@ -36,7 +37,7 @@ class ControlPlane:
     @property
     def admin_kubeconfig(self) -> Path:
         """Kubeconfig of a user who may do everything."""
-        return self.kubeconfig("admin", ADMIN_TOKEN)
+        return self.kubeconfig(ADMIN, ADMIN_TOKEN)
 
     def kubeconfig(self, user: str, token: str) -> Path:
         """Write a kubeconfig with which `user` signs in by `token`."""
@@ -74,10 +75,10 @@ class ControlPlane:
 def kubectl_for(cluster: ControlPlane, program: Path) -> Kubectl:
     """Runs kubectl with the given arguments and returns what it prints; fails when it does, unless `check` is false."""
 
-    def run(*arguments: str, stdin: str = "", check: bool = True) -> str:
+    def run(*arguments: str, stdin: str = "", check: bool = True, seconds: float = 60) -> str:
         environment = {**os.environ, "KUBECONFIG": str(cluster.admin_kubeconfig)}
         done = subprocess.run(
-            [str(program), *arguments], input=stdin, capture_output=True, text=True, timeout=60, env=environment, check=False
+            [str(program), *arguments], input=stdin, capture_output=True, text=True, timeout=seconds, env=environment, check=False
         )
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
@@ -108,19 +109,32 @@ def etcd_flags(folder: Path, client_url: str, peer_url: str) -> list[str]:
 
 
 def server_flags(server: ControlPlane, etcd_url: str) -> list[str]:
-    """The API server with RBAC; the plugin that is off asks for service accounts that only a controller would make."""
-    signing_key = write_signing_key(server.folder)
-    tokens = server.folder / "tokens.csv"
-    tokens.write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
+    """The API server on loopback; the plugin that is off asks for service accounts that only a controller would make."""
     return [
-        *("--etcd-servers", etcd_url, "--cert-dir", str(server.folder)),
+        *common_server_flags(server, etcd_url, {ADMIN: ADMIN_TOKEN}),
         *("--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1"),
-        *("--secure-port", server.url.rpartition(":")[2], "--disable-admission-plugins", "ServiceAccount"),
-        *("--authorization-mode", "RBAC", "--token-auth-file", str(tokens)),
-        *("--service-account-issuer", "https://kubernetes.default.svc"),
-        *("--service-account-key-file", str(signing_key), "--service-account-signing-key-file", str(signing_key)),
+        *("--disable-admission-plugins", "ServiceAccount", "--authorization-mode", "RBAC"),
         *("--service-cluster-ip-range", "10.0.0.0/24", "--endpoint-reconciler-type", "none"),
     ]
+
+
+def common_server_flags(server: ControlPlane, etcd_url: str, tokens: Mapping[str, str]) -> list[str]:
+    """What every API server of the tests is told: its files, who signs in by which token, who signs tokens of service accounts."""
+    signing_key = write_signing_key(server.folder)
+    accounts = server.folder / "tokens.csv"
+    accounts.write_text("".join(f'{token},{user},{user},"{group_of(user)}"\n' for user, token in tokens.items()))
+    return [
+        *("--etcd-servers", etcd_url, "--cert-dir", str(server.folder), "--token-auth-file", str(accounts)),
+        *("--secure-port", server.url.rpartition(":")[2], "--service-account-issuer", "https://kubernetes.default.svc"),
+        *("--service-account-key-file", str(signing_key), "--service-account-signing-key-file", str(signing_key)),
+    ]
+
+
+def group_of(user: str) -> str:
+    """The group that decides what a user may do, where it isn't the name alone."""
+    if user == ADMIN:
+        return "system:masters"
+    return "system:nodes" if user.startswith("system:node:") else ""
 
 
 def write_signing_key(folder: Path) -> Path:

@@ -60,11 +60,15 @@ HELM_STAMP = "-X helm.sh/helm/v4/internal/version.version=v{version}"
 TILT_STAMP = "-X main.version={version}"
 TILT = "github.com/tilt-dev/tilt"
 
+COREDNS = "github.com/coredns/coredns"
+# What the tests of this folder need, and what a cluster with nodes needs beside it (tests/cluster).
+CONTROL_PLANE = ("kube-apiserver", "kube-scheduler", "kubectl")
+NODES = ("kube-controller-manager", "kubelet", "kube-proxy")
+
 RECIPES = {
     "etcd": Recipe(HERE, "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
-    "kube-apiserver": Recipe(HERE, "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", KUBERNETES_STAMP),
-    "kube-scheduler": Recipe(HERE, "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-scheduler", KUBERNETES_STAMP),
-    "kubectl": Recipe(HERE, "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kubectl", KUBERNETES_STAMP),
+    **{name: Recipe(HERE, "k8s.io/kubernetes", f"k8s.io/kubernetes/cmd/{name}", KUBERNETES_STAMP) for name in (*CONTROL_PLANE, *NODES)},
+    "coredns": Recipe(HERE / "coredns", COREDNS, COREDNS),
     "helm": Recipe(HERE / "helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/helm", HELM_STAMP),
     "tilt": Recipe(HERE / "tilt", TILT, f"{TILT}/cmd/tilt", TILT_STAMP, needs_c=True),
 }

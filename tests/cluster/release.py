@@ -1,0 +1,87 @@
+"""An installation of the chart with real pods, and how a test meets it; called by the fixtures and the tests."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.images import chart_values, reference
+from tests.kube.chart import RELEASE, Helm
+from tests.kube.control_plane import Kubectl
+from tests.kube.processes import Program, free_port
+from tests.kube.tiers import Json, TierClient
+
+from tidegate.local.client import Client
+from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
+
+READY_SECONDS = 180
+TRUSTED = ("--set", f"tokens.issuer={ISSUER}", "--set", f"tokens.audience={AUDIENCE}")
+
+
+@dataclass(frozen=True)
+class Release:
+    """One installation in a namespace that enforces restricted pod security."""
+
+    helm: Helm
+    anywhere: Kubectl
+    program: Path
+    keys: Keys
+    tiers: TierClient
+    workspace: Path
+
+    @property
+    def namespace(self) -> str:
+        """Where it is installed."""
+        return self.helm.namespace
+
+    @property
+    def service(self) -> str:
+        """The name, in the cluster's DNS, of the Service of all regions."""
+        return f"{RELEASE}.{self.namespace}"
+
+    @property
+    def api_image(self) -> str:
+        """The image of its API pods."""
+        return reference(chart_values()["api"]["image"])
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """Options by which the tests' own tokens are accepted."""
+        return (*TRUSTED, "--set-file", f"tokens.jwks={self.keys.token_keys}")
+
+    def kubectl(self, *arguments: str, stdin: str = "", check: bool = True, seconds: float = 60) -> str:
+        """Run kubectl in the namespace."""
+        return self.anywhere("--namespace", self.namespace, *arguments, stdin=stdin, check=check, seconds=seconds)
+
+    def make_namespace(self) -> None:
+        """Make the namespace, which refuses every pod that isn't restricted."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}
+        self.anywhere("apply", "--filename", "-", stdin=json.dumps(namespace))
+
+    def wait_until_ready(self) -> None:
+        """Wait until each of its workloads has all pods ready, in their newest form."""
+        for workload in self.kubectl("get", "deployments,statefulsets", "--output", "name").split():
+            self.kubectl("rollout", "status", workload, f"--timeout={READY_SECONDS}s", seconds=READY_SECONDS + 10)
+
+    def pods(self, component: str) -> list[Json]:
+        """The pods of a component that aren't ending."""
+        found = self.kubectl("get", "pods", "--selector", f"app.kubernetes.io/component={component}", "--output", "json")
+        return [pod for pod in json.loads(found)["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+    def token(self, tier: str, *, tenant: str = "acme") -> str:
+        """A token of a customer that names a tier, valid for 15 minutes."""
+        return self.keys.mint(Grant(tier, tenant=tenant))
+
+    @contextmanager
+    def region(self, name: str, tier: str, *, tenant: str = "acme") -> Iterator[Client]:
+        """A client of one region's Service; kubectl forwards it to one of its pods."""
+        port = free_port()
+        command = [str(self.program), "--kubeconfig", str(self.helm.cluster.admin_kubeconfig), "--namespace", self.namespace]
+        command += ["port-forward", f"service/{RELEASE}-api-{name}", f"{port}:80"]
+        log = self.workspace / f"forward-{port}.log"
+        with Program(command, log) as forwarding:
+            forwarding.wait_until(lambda: "Forwarding" in forwarding.last_words(), seconds=20)
+            with Client(port, self.token(tier, tenant=tenant)) as client:
+                yield client

@@ -1,0 +1,79 @@
+"""Regions that are zones: where traffic goes, and what is left when one is lost. The store has a member in each of three zones."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.cluster import cluster as own
+from tests.cluster.conftest import Figures
+from tests.cluster.layout import DUBLIN, FRANKFURT, NODES
+from tests.cluster.release import Release
+from tests.cluster.traffic import traffic
+from tests.kube.chart import ROOT
+from tests.kube.processes import eventually
+from tests.kube.tiers import condition, limited
+
+pytestmark = pytest.mark.usefixtures("zones_can_be_lost")
+ZONES = [
+    part
+    for number, node in enumerate((FRANKFURT, DUBLIN))
+    for part in ("--set", f"regions[{number}].name={node.name},regions[{number}].zone={node.name}")
+]
+STORE = ["--set", f"store.type=Etcd,store.etcd.failureDomains={{{','.join(node.name for node in NODES)}}}"]
+# The lost node is noticed after 8 s, and its endpoints removed.
+NOTICED_SECONDS = 15
+
+
+@pytest.fixture(scope="module")
+def zoned(release: Release, make_release: Callable[[str], Release]) -> Iterator[Release]:
+    """Two regions, each in its zone, and a witness; the definition is the other release's."""
+    installed = make_release("zoned")
+    installed.helm.install(*installed.trusted, *ZONES, *STORE, "--set", "crds.enabled=false")
+    installed.kubectl("apply", "--filename", str(ROOT / "k8s/tiers/"))
+    installed.tiers.create("unlimited", limited(1_000_000))
+    installed.wait_until_ready()
+    eventually(installed.tiers.all_ready, seconds=60)
+    yield installed
+    installed.helm.uninstall()
+
+
+def test_traffic_stays_in_its_zone_while_both_are_up(zoned: Release, figures: Figures) -> None:
+    """A client in each zone meets the region of that zone alone."""
+    token = zoned.token("unlimited", tenant="local")
+    for node in (FRANKFURT, DUBLIN):
+        with traffic(zoned, token, zone=node.name) as met:
+            time.sleep(5)
+
+        figures(f"requests from zone {node.name}, by the region that answered", dict(met.regions()))
+        assert set(met.regions()) == {node.name}
+        assert met.failed() == []
+
+
+def test_a_lost_zone_is_survived_and_comes_back(zoned: Release, figures: Figures) -> None:
+    """A client of the witness's zone goes on with the other region; the status names the lost one; then all is as before."""
+    token = zoned.token("unlimited", tenant="survivor")
+    with traffic(zoned, token, zone="stockholm") as met:
+        met.mark("lost")
+        own.lose(FRANKFURT)
+        eventually(lambda: degraded(zoned), seconds=60)
+        figures("a lost zone is in the status of a tier after", f"{time.time() - met.marks['lost']:.1f} s")
+        eventually(lambda: time.time() > met.marks["lost"] + NOTICED_SECONDS, seconds=60)
+        met.mark("noticed")
+        own.bring_back(FRANKFURT)
+        zoned.wait_until_ready()
+        met.mark("back")
+        eventually(zoned.tiers.all_ready, seconds=60)
+
+    figures("failed requests, zone lost for good", f"{len(met.failed(until='noticed'))} of {len(met.between(until='noticed'))}")
+    figures(
+        "failed requests, after the loss was noticed and while it came back",
+        f"{len(met.failed(since='noticed'))} of {len(met.between(since='noticed'))}",
+    )
+    assert met.failed(since="noticed") == []
+    assert met.regions(since="back")["frankfurt"] > 0
+
+
+def degraded(release: Release) -> bool:
+    """Whether a tier's status says which region does not enforce it."""
+    found = condition(release.tiers.read("free"), "Degraded")
+    return found.get("status") == "True" and "frankfurt" in found["message"]
