@@ -133,7 +133,7 @@ def test_a_bundled_server_without_a_version_is_refused_with_a_sentence(helm: Hel
 def test_every_value_has_a_reader() -> None:
     """A value that no template reads is a lie to whoever sets it; neither a comment nor the notes read one."""
     comment = re.compile(r"(?s:\{\{-? */\*.*?\*/ *-?\}\})|(?:^| )#.*$", re.MULTILINE)
-    files = [comment.sub("", path.read_text()) for path in (CHART / "templates").iterdir() if path.suffix != ".txt"]
+    files = [comment.sub("", path.read_text()) for path in (CHART / "templates").rglob("*.*") if path.suffix != ".txt"]
     values = yaml.safe_load((CHART / "values.yaml").read_text())
 
     for path in leaves(values, ()):

@@ -112,7 +112,7 @@ def test_every_port_that_a_service_names_is_a_containers(documents: list[Json]) 
     for service in (found for found in documents if found["kind"] == "Service"):
         selected = [spec for metadata, spec in all_pods(documents) if service["spec"]["selector"].items() <= metadata["labels"].items()]
         for spec in selected:
-            ports = {port["name"] for container in spec["containers"] for port in container["ports"]}
+            ports = {port["name"] for container in spec["containers"] for port in container.get("ports", ())}
             assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
 
@@ -122,7 +122,7 @@ def test_every_policy_lets_in_what_is_listened_on_and_nothing_else(documents: li
         allowed = {port["port"] for rule in policy.get("ingress", ()) for port in rule["ports"]}
         for metadata, spec in all_pods(documents):
             if policy["podSelector"]["matchLabels"].items() <= metadata["labels"].items():
-                listened = {port["containerPort"] for container in spec["containers"] for port in container["ports"]}
+                listened = {port["containerPort"] for container in spec["containers"] for port in container.get("ports", ())}
                 assert allowed <= listened
 
 
