@@ -72,6 +72,9 @@ cluster-up: .venv/.cluster ## The same cluster, to look around in
 cluster-down: .venv/.cluster ## Stop it, whoever started it
 	$(BIN)/python -m tests.cluster.cluster down
 
+# Values in the order of the file, as they are explained there.
+HELM_DOCS = "$$($(BIN)/python tests/kube/tools.py helm-docs)" --chart-search-root charts --sort-values-order file
+
 check: .venv/.go ## Format, lint, types, architecture, manifests, chart, scripts, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -80,7 +83,11 @@ check: .venv/.go ## Format, lint, types, architecture, manifests, chart, scripts
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck .ci/run
 	"$$($(BIN)/python tests/kube/tools.py helm)" lint --strict charts/tidegate
+	$(HELM_DOCS) --dry-run --log-level error | diff charts/tidegate/README.md -
 	$(BIN)/pytest --quiet tests/docs
+
+chart-readme: .venv/.go ## Write the README of the chart anew, from the comments in its values
+	$(HELM_DOCS)
 
 chart: .venv/.go ## Package the chart into dist/
 	"$$($(BIN)/python tests/kube/tools.py helm)" package charts/tidegate --destination dist
@@ -127,5 +134,5 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-worker test-exact test-store test-chaos test-local test-kube test-cluster cluster-up cluster-down check chart bench-servers bench-script bench-limits bench-loss \
+.PHONY: help run demo test test-worker test-exact test-store test-chaos test-local test-kube test-cluster cluster-up cluster-down check chart chart-readme bench-servers bench-script bench-limits bench-loss \
 	bench-http bench-mutations bench-overload bench-cache bench-store lock clean

@@ -141,6 +141,15 @@ def test_every_value_has_a_reader() -> None:
         assert is_read or is_read_by_a_helper(path, files), ".".join(path)
 
 
+def test_every_value_is_explained_in_the_readme() -> None:
+    """`make check` holds the file to the comments in the values."""
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| `[^|]*` \| (.*) \|$", (CHART / "README.md").read_text(), re.MULTILINE))
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    assert {".".join(path) for path in leaves(values, ())} == rows.keys()
+    assert [name for name, text in rows.items() if not text.endswith((".", ")"))] == []
+
+
 def leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Paths of the values that are no maps, or maps whose content Kubernetes decides about."""
     if isinstance(value, dict) and value and path[-1:] not in (("resources",), ("labels",)):

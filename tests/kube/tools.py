@@ -70,6 +70,7 @@ RECIPES = {
     **{name: Recipe(HERE, "k8s.io/kubernetes", f"k8s.io/kubernetes/cmd/{name}", KUBERNETES_STAMP) for name in (*CONTROL_PLANE, *NODES)},
     "coredns": Recipe(HERE / "coredns", COREDNS, COREDNS),
     "helm": Recipe(HERE / "helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/helm", HELM_STAMP),
+    "helm-docs": Recipe(HERE / "helm-docs", "github.com/norwoodj/helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
     "tilt": Recipe(HERE / "tilt", TILT, f"{TILT}/cmd/tilt", TILT_STAMP, needs_c=True),
 }
 
