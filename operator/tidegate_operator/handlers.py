@@ -3,6 +3,8 @@
 Run: `kopf run -m tidegate_operator.handlers --standalone --namespace NS --liveness http://0.0.0.0:8080/healthz`.
 Needs on ratelimittiers: list, watch; on ratelimittiers/status: patch. Nothing cluster-wide, no get. Where it makes dedicated cache lanes,
 also: list, watch, create, patch and delete of statefulsets; create, patch and delete of services, secrets and networkpolicies.
+One of several operators needs create on leases, and get and patch on that of its name; without the lease it watches, so that it knows the
+tiers when its turn comes, and writes nothing.
 
 There is no finalizer (docs/decisions/0003): an uninstalled operator must not leave objects that nobody can delete.
 """
@@ -20,6 +22,7 @@ from tidegate_operator.errors import SourceUnavailableError
 from tidegate_operator.kubernetes_api import KubernetesApi
 from tidegate_operator.lane_objects import LANE
 from tidegate_operator.lanes import Lanes
+from tidegate_operator.lease import Lease
 from tidegate_operator.logs import configure_logging
 from tidegate_operator.publisher import Publisher
 from tidegate_operator.reconciler import Reconciler
@@ -31,6 +34,7 @@ class _Operator:
     kubernetes: KubernetesApi
     api: TierApi
     lanes: Lanes | None
+    lease: Lease | None
     publishers: list[Publisher]
     reconciler: Reconciler
     task: asyncio.Task[None]
@@ -40,10 +44,17 @@ class _Operator:
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Configure kopf and start the reconciler."""
     _configure(settings)
+    lease: Lease | None = None
+
+    def connect() -> kopf.ConnectionInfo:
+        if lease:
+            lease.check()
+        return _connection(settings)
+
     try:
         own = Settings.from_environment(os.environ)
         publishers = own.publishers()
-        kubernetes = KubernetesApi(lambda: _connection(settings), own.namespace)
+        kubernetes = KubernetesApi(connect, own.namespace)
         lanes = _open_lanes(own, kubernetes)
     except TidegateError as ex:
         raise kopf.PermanentError(str(ex)) from ex
@@ -59,7 +70,11 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     if lanes:
         # Only now, as it is not known before whether we may: kopf begins to watch after this function.
         kopf.on.event("apps", "v1", "statefulsets", labels={**lanes.site.labels, LANE: kopf.PRESENT})(observe_lane)
-    memo.operator = _Operator(kubernetes, api, lanes, publishers, reconciler, asyncio.create_task(reconciler.run()))
+    lease = Lease(kubernetes, own.lease) if own.lease else None
+    for publisher in publishers:
+        publisher.before_write = lease.check if lease else None
+    task = asyncio.create_task(lease.hold(reconciler.run) if lease else reconciler.run())
+    memo.operator = _Operator(kubernetes, api, lanes, lease, publishers, reconciler, task)
 
 
 @kopf.on.cleanup()
@@ -70,6 +85,8 @@ async def stop(memo: kopf.Memo, **_: Any) -> None:
         return
     operator.task.cancel()
     await asyncio.wait([operator.task])
+    if operator.lease:
+        await operator.lease.release()
     await operator.kubernetes.aclose()
     for publisher in operator.publishers:
         await publisher.aclose()

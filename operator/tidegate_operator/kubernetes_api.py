@@ -1,4 +1,4 @@
-"""The Kubernetes API of one namespace over HTTP, for the calls that kopf does not make for us; used by `api.py` and `lanes.py`.
+"""The Kubernetes API of one namespace over HTTP, for the calls that kopf does not make for us; used by `api.py`, `lanes.py` and `lease.py`.
 
 The client logs in with the function that kopf logs in with.
 """
@@ -65,6 +65,14 @@ class KubernetesApi:
             ApiError: The API server failed or refused; the other methods raise it too.
         """
         return await self._request("GET", version, resource, query=query)
+
+    async def read(self, version: str, path: str) -> dict[str, Any]:
+        """The object at `path`, resource and name."""
+        return await self._request("GET", version, path)
+
+    async def create(self, version: str, resource: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Make an object that is not there yet."""
+        return await self._request("POST", version, resource, body=body, media_type="application/json")
 
     async def merge(self, version: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Patch the object at `path`, resource and name, by what `body` says of it."""

@@ -1,7 +1,7 @@
 """One region's Redis as the operator uses it: read, publish, retire, listen to workers; called by the reconciler and the region watch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from typing import Any, Self
@@ -36,6 +36,9 @@ class Publisher:
 
     last_revision: int | None = None
     """The region's revision as far as the region watch and our own writes account for it; another one is somebody else's doing."""
+
+    before_write: Callable[[], None] | None = None
+    """Called right before each write, if set; does not return where another operator may act by now."""
 
     def __init__(self, region: str, redis: RegionalRedis) -> None:
         self.region = region
@@ -107,6 +110,8 @@ class Publisher:
         await self._redis.aclose()
 
     async def _run(self, script: Any, arguments: list[str | bytes | int]) -> str:
+        if self.before_write:
+            self.before_write()
         with self._translated():
             outcome, before, after = await script(keys=_KEYS, args=arguments)
         # Only an unbroken chain counts as our own: a write right after a flush must not hide the flush from the watch.

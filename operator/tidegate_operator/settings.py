@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         namespace: Namespace whose tiers are watched; empty: the one that the operator runs in.
         lanes: JSON, where dedicated cache lanes are made and of what (`lane_site.py`); empty: none are made.
         lane_key_file: Secret (>= 32 bytes) that the passwords of those lanes follow from; the workers have the same.
+        lease: Name of the Lease in that namespace whose holder alone acts; empty: this operator is the only one.
         redis_timeout_seconds: Deadline of every call to a region's Redis.
         log_level: Lowest level that is logged: debug, info, warning or error.
         log_format: json, or plain for a terminal.
@@ -34,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = ""
     lanes: str = ""
     lane_key_file: str = ""
+    lease: str = ""
     redis_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
     log_format: Annotated[str, msgspec.Meta(pattern="^(json|plain)$")] = "json"

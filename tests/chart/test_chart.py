@@ -63,6 +63,26 @@ def test_the_operator_may_wait_half_an_hour_for_its_definition(rendered: list[Js
     assert container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"] >= 1800
 
 
+def test_one_operator_is_replaced_before_the_next_begins_and_has_no_lease(rendered: list[Json]) -> None:
+    operator = find(rendered, "Deployment", "tidegate-operator")["spec"]
+    (container,) = operator["template"]["spec"]["containers"]
+
+    assert (operator["replicas"], operator["strategy"]) == (1, {"type": "Recreate"})
+    assert "TIDEGATE_OPERATOR_LEASE" not in {entry["name"] for entry in container["env"]}
+    assert "leases" not in str(find(rendered, "Role", "tidegate-operator"))
+
+
+def test_two_operators_share_a_lease_that_they_alone_may_renew(helm: Helm) -> None:
+    rendered = render(helm, "--set", "operator.replicas=2")
+    operator = find(rendered, "Deployment", "tidegate-operator")["spec"]
+    (container,) = operator["template"]["spec"]["containers"]
+    rules = [rule for rule in find(rendered, "Role", "tidegate-operator")["rules"] if rule["resources"] == ["leases"]]
+
+    assert (operator["replicas"], operator["strategy"]["type"]) == (2, "RollingUpdate")
+    assert {"name": "TIDEGATE_OPERATOR_LEASE", "value": "tidegate-operator"} in container["env"]
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in rules] == [(["create"], None), (["get", "patch"], ["tidegate-operator"])]
+
+
 def test_no_secret_is_plain_in_a_pod(rendered: list[Json]) -> None:
     secret = find(rendered, "Secret", "tidegate-redis")
     values = [base64.b64decode(value).decode() for key, value in secret["data"].items() if key.endswith(("password", "url"))]
@@ -87,6 +107,7 @@ def test_keys_differ_from_one_another_and_from_install_to_install(helm: Helm, re
         ("regions[0].nam=x", "nam"),
         ("api.logLevel=loud", "logLevel"),
         ("api.replicas=0", "replicas"),
+        ("operator.replicas=0", "replicas"),
         ("regions[0].name=Frankfurt", "name"),
         ("api.workers=null", "workers"),
         ("redis.maxMemory=null", "maxMemory"),

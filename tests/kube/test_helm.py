@@ -70,6 +70,23 @@ def test_an_installation_serves_tiers(helm: Helm, kubectl: Kubectl) -> None:
     assert [name.rpartition("/")[2] for name in names] == ["enterprise", "free", "pro"]
 
 
+def test_operators_may_become_two_and_one_again(helm: Helm, kubectl: Kubectl) -> None:
+    """One alone is stopped before the next starts; what the API server had filled in for two must not stand in its way."""
+    helm.install()
+    helm.upgrade("--set", "operator.replicas=2")
+    of_two = strategy(helm, kubectl)
+    helm.upgrade("--set", "operator.replicas=1")
+
+    assert of_two["type"] == "RollingUpdate"
+    assert strategy(helm, kubectl) == {"type": "Recreate"}
+
+
+def strategy(helm: Helm, kubectl: Kubectl) -> Json:
+    """How the operator's Deployment replaces its pods."""
+    found = kubectl("get", "deployment", "tidegate-operator", "--namespace", helm.namespace, "--output", "json")
+    return dict(json.loads(found)["spec"]["strategy"])
+
+
 def test_an_upgrade_keeps_every_generated_secret(helm: Helm, kubectl: Kubectl) -> None:
     """New keys would forget every customer's usage and results, and new passwords would lock the workers out."""
     helm.install()
