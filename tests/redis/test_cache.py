@@ -348,6 +348,26 @@ async def test_a_stale_answer_is_served_while_one_refresh_runs(api: Api, age_by:
     assert api.documents.calls == 2
 
 
+async def test_a_refresh_that_hangs_keeps_no_worker_from_its_end(
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], shared: Any, issuer: Any, age_by: Callable[[float], None], eventually: Any
+) -> None:
+    await publish(redis, document("pro", SHARED))
+    documents = Documents()
+    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=shared.url) as api:
+        await api.get()
+        age_by(TTL_SECONDS + 1)
+        documents.gate = asyncio.Event()
+        await api.get()
+        await eventually(lambda: documents.calls == 2)
+        ends_at = time.monotonic()
+
+    assert time.monotonic() - ends_at < 5
+    async with shared.client() as client:
+        (key,) = await client.keys("*")
+        # The entry alone: the lease is given back, for others to refresh it.
+        assert await client.hlen(key) == 1
+
+
 async def test_past_its_time_a_stale_answer_is_not_served(api: Api, age_by: Callable[[float], None]) -> None:
     await api.get()
     age_by(TTL_SECONDS + 31)
@@ -782,13 +802,33 @@ async def test_a_tier_whose_lane_has_no_address_is_served_without(dedicated: tup
 
 
 async def test_a_flushed_lane_is_filled_again(api: Api, shared: Any) -> None:
+    """With its scripts, too."""
     await api.get()
     shared.flush()
     async with shared.client() as client:
         await client.script_flush()
 
-    assert await statuses(api, {}, {}) != []
-    assert (await api.get()).headers["Cache-Status"].startswith("Shared; hit")
+    said = await statuses(api, {}, {})
+
+    assert said[0] == "Shared; fwd=uri-miss; fwd-status=200; stored"
+    assert said[1].startswith("Shared; hit")
+
+
+async def test_a_lane_that_is_flushed_while_an_answer_is_made_fails_nobody(api: Api, shared: Any, eventually: Any) -> None:
+    """It may have been an invalidation: nothing is kept, and those who waited ask once more in all."""
+    first_gate = api.documents.gate = asyncio.Event()
+    tasks = [asyncio.create_task(api.get()) for _ in range(20)]
+    await eventually(lambda: api.documents.calls == 1)
+    api.documents.gate = asyncio.Event()
+    api.documents.gate.set()
+    shared.flush()
+    first_gate.set()
+
+    answers = await asyncio.gather(*tasks)
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert api.documents.calls == 2
+    assert "; hit;" in (await api.get()).headers["Cache-Status"]
 
 
 async def test_a_lane_without_room_keeps_nothing_and_fails_nobody(api: Api, shared: Any) -> None:

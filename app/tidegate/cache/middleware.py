@@ -49,7 +49,7 @@ class CacheMiddleware:
         self._reuse = Reuse()
 
     async def process_shutdown(self, scope: object, event: object) -> None:
-        """Let what is being refreshed come to its end."""
+        """Give up what is being refreshed."""
         await self._reuse.close()
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:

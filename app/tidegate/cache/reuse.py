@@ -19,6 +19,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 MOST_REFRESHES = 16
 """In the background of a worker: they have no seat, and must not crowd out requests that have one."""
+CLOSE_SECONDS = 1.0
 FAILED = "failed"
 """What an `Origin` says of an answer that is a 5xx."""
 
@@ -81,8 +82,12 @@ class Reuse:
         return self._settle(asked, made, found)
 
     async def close(self) -> None:
-        """Let what is being refreshed come to its end."""
-        await asyncio.gather(*self._refreshes)
+        """Give up what is being refreshed, which nobody waits for: a handler that hangs must not keep a worker from its end."""
+        for task in self._refreshes:
+            task.cancel()
+        if self._refreshes:
+            # Not for ever: redis-py may lose a cancellation that meets a call in flight.
+            await asyncio.wait(self._refreshes, timeout=CLOSE_SECONDS)
 
     async def _fetch(self, asked: Asked, found: Found) -> Made:
         # Who wants a young answer must not get one that was begun before the request came.

@@ -141,6 +141,9 @@ class SingleFlight:
         flight = self._flights[lane, place] = _Flight()
         try:
             yield flight
+        except asyncio.CancelledError:
+            flight.is_void = True
+            raise
         finally:
             # One that hangs is replaced by that of somebody who waited too long for it.
             if self._flights.get((lane, place)) is flight:
