@@ -759,6 +759,7 @@ async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
                 started = time.monotonic()
                 answers = await asyncio.gather(*(api.get(token=api.token("own")) for _ in range(50)))
                 took = time.monotonic() - started
+                put = await api.put(token=api.token("own"))
             finally:
                 own.thaw()
             answers += [await api.get(token=api.token("slow")) for _ in range(5)]
@@ -768,6 +769,7 @@ async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
     }
     # Fifty requests one after the other would have been a second late.
     assert took < 1
+    assert put.status_code == 200
 
 
 async def test_a_lane_that_its_tier_does_not_have_any_more_is_left(
@@ -831,14 +833,22 @@ async def test_a_lane_that_is_flushed_while_an_answer_is_made_fails_nobody(api: 
     assert "; hit;" in (await api.get()).headers["Cache-Status"]
 
 
-async def test_a_lane_without_room_keeps_nothing_and_fails_nobody(api: Api, shared: Any) -> None:
+async def test_a_lane_without_room_keeps_nothing_more_and_fails_nobody(api: Api, shared: Any) -> None:
+    """What it has it serves and forgets as ever."""
+    await api.get("/v1/documents/kept")
     async with shared.client() as client:
         await client.config_set("maxmemory-policy", "noeviction")
         await client.config_set("maxmemory", "1")
 
     answers = [await api.get() for _ in range(2)]
+    kept = await api.get("/v1/documents/kept")
+    await api.put("/v1/documents/kept")
+    changed = await api.get("/v1/documents/kept")
 
-    assert {answer.headers["Cache-Status"] for answer in answers} == {"Shared; fwd=bypass; fwd-status=200; detail=lane-full"}
+    full = "Shared; fwd=bypass; fwd-status=200; detail=lane-full"
+    assert [answer.headers["Cache-Status"] for answer in [*answers, changed]] == [full] * 3
+    assert "; hit;" in kept.headers["Cache-Status"]
+    assert changed.text.endswith("|2")
 
 
 @pytest.mark.parametrize("is_right", [True, False])
