@@ -109,11 +109,15 @@ def etcd_flags(folder: Path, client_url: str, peer_url: str) -> list[str]:
 
 
 def server_flags(server: ControlPlane, etcd_url: str) -> list[str]:
-    """The API server on loopback; the plugin that is off asks for service accounts that only a controller would make."""
+    """The API server on loopback, with RBAC; the plugin that is off asks for service accounts that only a controller would make.
+
+    The one that is on has an owner reference that blocks its owner's deletion take more rights, as some distributions do.
+    """
     return [
         *common_server_flags(server, etcd_url, {ADMIN: ADMIN_TOKEN}),
         *("--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1"),
         *("--disable-admission-plugins", "ServiceAccount", "--authorization-mode", "RBAC"),
+        *("--enable-admission-plugins", "OwnerReferencesPermissionEnforcement"),
         *("--service-cluster-ip-range", "10.0.0.0/24", "--endpoint-reconciler-type", "none"),
     ]
 
