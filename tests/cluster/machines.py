@@ -191,6 +191,13 @@ def kill(cgroup: str) -> None:
     eventually(is_empty, seconds=STOP_SECONDS)
 
 
+def kill_pod(node: str, uid: str) -> None:
+    """Send SIGKILL to every process of a pod, once: its kubelet starts it again."""
+    for folder in (CGROUPS / "pids" / Machine(node).cgroup / "kubepods").rglob(f"pod{uid}"):
+        for process in processes(str(folder.relative_to(CGROUPS / "pids"))):
+            os.kill(process, signal.SIGKILL)
+
+
 def remove_cgroup(name: str) -> None:
     """Remove a cgroup that is empty, and its children, from every controller. Raises OSError while the kernel hasn't let go of it."""
     for folder in hierarchies():

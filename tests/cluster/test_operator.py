@@ -7,6 +7,7 @@ from tests.cluster import control_plane
 from tests.cluster.conftest import Figures
 from tests.cluster.release import Release
 from tests.kube.processes import eventually
+from tests.kube.stage import DEFAULT_TIER
 from tests.kube.tiers import limited
 
 MANY = 1000
@@ -62,8 +63,9 @@ def test_a_thousand_tiers_are_all_enforced(release: Release, figures: Figures) -
     assert peak
     figures(f"memory of the operator with {MANY} tiers", f"{int(now[1]) / 1024:.0f} MiB, {int(peak[1]) / 1024:.0f} MiB at most")
     assert operator_pod(release) == before
-    release.kubectl("delete", "rlt", *names, "--wait=false", seconds=120)
-    eventually(lambda: not release.tiers.names() & set(names), seconds=60)
+    for name in names:
+        release.tiers.delete(name)
+    eventually(lambda: release.tiers.is_ready(DEFAULT_TIER), seconds=60)
 
 
 def operator_pod(release: Release) -> tuple[str, int]:

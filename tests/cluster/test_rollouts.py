@@ -1,12 +1,15 @@
 """What clients inside the cluster meet while pods come and go: requests on new connections, without a retry."""
 
+import json
+
 import pytest
 from tests.cluster.conftest import Figures
 from tests.cluster.images import NEXT
+from tests.cluster.machines import kill_pod
 from tests.cluster.release import Release
 from tests.cluster.traffic import traffic
 from tests.kube.processes import eventually
-from tests.kube.tiers import limited
+from tests.kube.tiers import Json, limited
 
 # From the kill until the last node knows that the endpoint is gone.
 NOTICED_SECONDS = 5
@@ -51,16 +54,28 @@ def test_no_request_fails_while_the_release_is_upgraded_and_rolled_back(release:
     assert release.tiers.names() == before
 
 
+@pytest.mark.usefixtures("zones_can_be_lost")
 def test_a_killed_pod_costs_no_request_once_its_endpoint_is_gone(release: Release, token: str, figures: Figures) -> None:
-    """What was sent to it before fails, as nobody retries here."""
-    victim = release.pods("api")[0]["metadata"]["name"]
+    """Every process of it at once, as the memory killer would; what was sent to it before fails, as nobody retries here."""
+    victim = release.pods("api")[0]
     with traffic(release, token) as met:
         met.mark("killed")
-        release.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+        kill_pod(victim["spec"]["nodeName"], victim["metadata"]["uid"])
+        eventually(lambda: restarts(release, victim) > restarts_of(victim), seconds=30)
         release.wait_until_ready()
 
     figures("failed requests, one of four API pods killed", met.verdict)
     assert [late for late in met.failed() if late.at > met.marks["killed"] + NOTICED_SECONDS] == []
+
+
+def restarts(release: Release, pod: Json) -> int:
+    """How often the container of a pod has been started again by now."""
+    return restarts_of(json.loads(release.kubectl("get", "pod", pod["metadata"]["name"], "--output", "json")))
+
+
+def restarts_of(pod: Json) -> int:
+    """How often its container had been started again."""
+    return int(pod["status"]["containerStatuses"][0]["restartCount"])
 
 
 def test_an_uninstall_keeps_the_tiers_and_a_new_installation_adopts_them(release: Release) -> None:

@@ -19,7 +19,7 @@ ENFORCED_SECONDS = 20
 @pytest.fixture
 def gold(release: Release) -> Iterator[str]:
     """The name of a tier that is enforced in both regions."""
-    release.tiers.create("gold", limited(10))
+    release.tiers.create("gold", {**limited(10), "displayName": "Gold"})
     release.kubectl("wait", "rlt/gold", "--for=condition=Ready", "--timeout=20s")
     yield "gold"
     release.kubectl("delete", "rlt/gold", "--ignore-not-found")
