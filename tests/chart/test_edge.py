@@ -3,13 +3,19 @@
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tests.chart.rendering import CHART, Helm, Json, find, render
+from tests.conftest import free_port
+from tests.fake_api import FakeApi, serving
 
+from tidegate.local.client import Client
 from tidegate.local.edge import TEMPLATE, bootstrap
 from tidegate.local.layout import Layout
 
@@ -123,6 +129,66 @@ def test_an_edge_is_as_safe_as_every_pod(edged: list[Json]) -> None:
     assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
     assert pod["containers"][0]["args"][pod["containers"][0]["args"].index("--concurrency") + 1] == "2"
     assert {"tidegate-edge-frankfurt", "tidegate-edge-dublin"} <= set(budgets)
+
+
+@pytest.fixture
+def pods(edged: list[Json], tmp_path: Path) -> Iterator[tuple[int, dict[str, list[FakeApi]]]]:
+    """The port of Frankfurt's edge as it is rendered, but for addresses; and two pods of each region behind it."""
+    rendered = config(edged, "frankfurt")
+    port, file = free_port(), tmp_path / "envoy.yaml"
+    with ExitStack() as stack:
+        apis = {region: [stack.enter_context(serving(FakeApi(region))) for _ in range(2)] for region in REGIONS}
+        for each in endpoints(rendered):
+            found = [
+                {"socket_address": {"address": "127.0.0.1", "port_value": api.server_port}} for api in apis[each["locality"]["region"]]
+            ]
+            each["lb_endpoints"] = [{"endpoint": {"address": address}} for address in found]
+        rendered["static_resources"]["listeners"][0]["address"] = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+        file.write_text(json.dumps(rendered))
+        command = [str(ENVOY), "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]
+        stack.callback(stack.enter_context(subprocess.Popen(command)).kill)
+        eventually(lambda: heard(port) == {"frankfurt"})
+        yield port, apis
+
+
+def heard(port: int) -> set[str]:
+    """Who answers twenty requests; nobody while the edge does not listen."""
+    try:
+        with Client(port) as client:
+            return {answer.region for answer in (client.get("/v1/credits") for _ in range(20)) if answer.status == 200}
+    except OSError:
+        return set()
+
+
+def is_spared(api: FakeApi, port: int) -> bool:
+    """Whether its region answers twenty requests without it."""
+    before = api.served
+    return heard(port) == {api.region} and api.served == before
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+def test_a_region_gets_everything_while_half_of_its_pods_are_well_and_nothing_without_any(
+    pods: tuple[int, dict[str, list[FakeApi]]],
+) -> None:
+    """A pod that starts or ends sends no request to another region; a region that cannot serve sends all."""
+    port, apis = pods
+    first, second = apis["frankfurt"]
+
+    first.ready = False
+    eventually(lambda: is_spared(first, port))
+    assert all(is_spared(first, port) for _ in range(5))
+
+    second.ready = False
+    eventually(lambda: heard(port) == {"dublin"})
+
+    first.ready = True
+    eventually(lambda: heard(port) == {"frankfurt"})
 
 
 def test_there_is_no_edge_unless_asked_for(rendered: list[Json]) -> None:

@@ -5,58 +5,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Thread
 
 import pytest
+from tests.fake_api import FakeApi, serving
 
 from tidegate.local.client import Client
 from tidegate.local.edge import bootstrap
-from tidegate.local.layout import Layout, Region
+from tidegate.local.layout import Layout
 
 ENVOY = Path(sys.executable).parent / "envoy"
-
-
-class FakeApi(ThreadingHTTPServer):
-    """A region's API that is always ready, and answers everything else with `status`."""
-
-    daemon_threads = True
-    status = 200
-    unavailable = ""
-
-    def __init__(self, region: Region) -> None:
-        self.region = region
-        super().__init__(("127.0.0.1", region.api_port), FakeAnswer)
-
-
-class FakeAnswer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: FakeApi
-
-    def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/readyz" else self.server.status)
-        self.send_header("Tidegate-Region", self.server.region.name)
-        if self.server.unavailable:
-            self.send_header("Tidegate-Unavailable", self.server.unavailable)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def serving(api: FakeApi) -> Iterator[FakeApi]:
-    thread = Thread(target=api.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield api
-    finally:
-        api.shutdown()
-        thread.join()
-        api.server_close()
 
 
 @pytest.fixture
@@ -70,7 +29,7 @@ def frankfurt(layout: Layout) -> Iterator[FakeApi]:
     config = layout.state / "edge.json"
     config.write_text(json.dumps(bootstrap(layout.regions[0], layout.regions)))
     with ExitStack() as stack:
-        own, _ = (stack.enter_context(serving(FakeApi(region))) for region in layout.regions)
+        own, _ = (stack.enter_context(serving(FakeApi(region.name, region.api_port))) for region in layout.regions)
         command = [str(ENVOY), "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]
         edge = stack.enter_context(subprocess.Popen(command))
         stack.callback(edge.kill)
