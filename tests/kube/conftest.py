@@ -120,7 +120,7 @@ def kubeconfig(watched: TierClient, cluster: ControlPlane, built: Callable[[str]
     """Signs in as the service account of the chart, which may do what the chart's Role says and nothing else."""
     rights = Helm(built("helm"), cluster, watched.namespace).render_kinds("ServiceAccount", "Role", "RoleBinding")
     kubectl("apply", "--namespace", watched.namespace, "--filename", "-", stdin=yaml.safe_dump_all(rights))
-    account = next(one["metadata"]["name"] for one in rights if one["kind"] == "ServiceAccount")
+    (account,) = (subject["name"] for one in rights if one["kind"] == "RoleBinding" for subject in one["subjects"])
     token = kubectl("create", "token", account, "--namespace", watched.namespace, "--duration", "1h").strip()
     return cluster.kubeconfig(account, token)
 
