@@ -23,11 +23,13 @@ def documents(helm: Helm) -> list[Json]:
 
 
 def environment(pod: Json, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """What the container of a pod finds, with these Secrets in the cluster."""
+    """What the container of a pod finds, with these Secrets in the cluster; a pod has no name before it runs."""
     found = {}
     for entry in pod["containers"][0]["env"]:
-        source = entry.get("valueFrom", {}).get("secretKeyRef")
-        found[entry["name"]] = secrets[source["name"]][source["key"]] if source else entry["value"]
+        source = entry.get("valueFrom", {})
+        if "fieldRef" not in source:
+            key = source.get("secretKeyRef")
+            found[entry["name"]] = secrets[key["name"]][key["key"]] if key else entry["value"]
     return found
 
 
