@@ -52,6 +52,23 @@ async def test_an_older_generation_of_the_same_object_is_refused(publisher: Publ
     assert await publisher.view() == before
 
 
+async def test_an_operator_whose_lease_is_over_writes_nothing(publisher: Publisher):
+    """Also where no generation would stop it: it knows neither that a tier was deleted nor that it was made anew."""
+    await publisher.publish(document(uid="b"))
+    before = await publisher.view()
+
+    def end() -> None:
+        raise SystemExit
+
+    publisher.before_write = end
+    with pytest.raises(SystemExit):
+        await publisher.publish(document(uid="a", generation=9))
+    with pytest.raises(SystemExit):
+        await publisher.retire("free", "b")
+
+    assert await publisher.view() == before
+
+
 async def test_an_object_made_anew_is_accepted_whatever_its_generation(publisher: Publisher):
     await publisher.publish(document(uid="a", generation=9))
 
