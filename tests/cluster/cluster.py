@@ -15,7 +15,7 @@ from tests.cluster.control_plane import CONTROL, SERVER, start_control_plane
 from tests.cluster.images import build_all
 from tests.cluster.layout import NODES, STATE, VOLUMES_OF_A_NODE, Node
 from tests.cluster.machines import TREE, Machine, hierarchies, kill, remove_cgroup
-from tests.cluster.network import connect, make_bridge
+from tests.cluster.network import connect, disconnect, make_bridge
 from tests.cluster.nodes import boot, import_image, join
 from tests.kube.control_plane import Kubectl, kubectl_for
 from tests.kube.processes import eventually
@@ -69,7 +69,7 @@ def start_machine(node: Node) -> None:
 
 def lose(node: Node) -> None:
     """Take a whole node away at once, as a lost zone would be: first nobody hears from it any more, then nothing of it runs."""
-    CONTROL.run("ip", "link", "set", f"to-{node.name}", "down")
+    disconnect(CONTROL, node)
     Machine(node.name).lose_power()
 
 

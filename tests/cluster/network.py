@@ -17,9 +17,19 @@ def make_bridge(control: Machine) -> None:
     control.run("ip", "link", "set", BRIDGE, "up")
 
 
+def disconnect(control: Machine, node: Node) -> None:
+    """Cut the cable of a node."""
+    control.run("ip", "link", "delete", cable_to(node))
+
+
+def cable_to(node: Node) -> str:
+    """The end of a cable that is at the bridge."""
+    return f"to-{node.name}"
+
+
 def connect(control: Machine, machine: Machine, node: Node) -> None:
     """Lay a cable from the bridge to a node, with routes to its pods and from there to everybody else's."""
-    cable = f"to-{node.name}"
+    cable = cable_to(node)
     ends = (*("name", cable, "netns", str(control.init)), "type", "veth", "peer", *("name", "eth0", "netns", str(machine.init)))
     subprocess.run(["ip", "link", "add", *ends], check=True, timeout=10)
     control.run("ip", "link", "set", cable, "master", BRIDGE, "up")
