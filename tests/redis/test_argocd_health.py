@@ -35,7 +35,7 @@ def holding(applied: int) -> Observation:
 async def test_a_tier_is_as_healthy_as_the_operator_says(
     redis: Redis, tier: DesiredTier, seen: Observation, health: str, said: str
 ) -> None:
-    status = build_status(tier, [seen], now="2026-01-01T00:00:00Z")
+    status = build_status(tier, [seen], {}, now="2026-01-01T00:00:00Z")
 
     found = await judged(redis, {"metadata": {"generation": 7}, "status": status})
 
