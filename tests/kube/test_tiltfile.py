@@ -92,6 +92,13 @@ def test_other_regions_are_a_setting(evaluate: Tilt) -> None:
     assert {name for name in found if name.startswith("tidegate-redis-")} == {"tidegate-redis-oslo", "tidegate-redis-madrid"}
 
 
+def test_observability_is_a_setting(evaluate: Tilt) -> None:
+    """Off unless asked for: without a Prometheus operator nobody knows a monitor."""
+    without, observed = (kinds(manifests(evaluate(*arguments))) for arguments in ((), ("--observability",)))
+
+    assert observed - without == {"PodMonitor", "PrometheusRule"}
+
+
 def test_tests_demo_and_a_burst_of_load_wait_for_somebody_to_press_them(evaluate: Tilt) -> None:
     found = manifests(evaluate())
     commands = {name: found[name]["DeployTarget"]["UpdateCmdSpec"]["args"][-1] for name in ("test", "demo", "load")}
@@ -135,6 +142,12 @@ def test_no_secret_is_in_a_config_map(evaluate: Tilt) -> None:
 def manifests(result: str) -> dict[str, Json]:
     """What Tilt would bring, by name."""
     return {manifest["Name"]: manifest for manifest in json.loads(result)["Manifests"]}
+
+
+def kinds(found: dict[str, Json]) -> set[str]:
+    """Of all objects."""
+    texts = (manifest["DeployTarget"].get("yaml", "") for manifest in found.values())
+    return {each["kind"] for text in texts for each in yaml.safe_load_all(text) if each}
 
 
 def container_ports(manifest: Json) -> list[int]:
