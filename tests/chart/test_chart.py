@@ -79,6 +79,8 @@ def test_two_operators_share_a_lease_that_they_alone_may_renew(helm: Helm) -> No
     rules = [rule for rule in find(rendered, "Role", "tidegate-operator")["rules"] if rule["resources"] == ["leases"]]
 
     assert (operator["replicas"], operator["strategy"]["type"]) == (2, "RollingUpdate")
+    # Or a node that is lost would take both.
+    assert [rule["topologyKey"] for rule in operator["template"]["spec"]["topologySpreadConstraints"]] == ["kubernetes.io/hostname"]
     assert {"name": "TIDEGATE_OPERATOR_LEASE", "value": "tidegate-operator"} in container["env"]
     assert [(rule["verbs"], rule.get("resourceNames")) for rule in rules] == [(["create"], None), (["get", "patch"], ["tidegate-operator"])]
 

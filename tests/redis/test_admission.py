@@ -346,23 +346,23 @@ async def test_equal_tenants_of_a_worker_are_served_equally_beside_one_that_asks
 ) -> None:
     """RL-16, by counts alone, so that the pace of the machine does not matter: everybody always has somebody waiting."""
     await publish(redis, "pro", queue={"maxWait": "60s", "maxDepth": 100}, maxInFlight=100)
-    start("tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url, HANDLER_SECONDS="0.02", **CALM)
+    start("tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url, HANDLER_SECONDS="0.05", **CALM)
     wait_for(f"http://127.0.0.1:{port}/readyz", 200)
     served = dict.fromkeys(["heavy", "a", "b", "c", "d"], 0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
 
         async def caller(name: str, headers: dict[str, str]) -> None:
-            while sum(served.values()) < 300:
+            while sum(served.values()) < 200:
                 answer = await client.get("/v1/slow", headers=headers)
                 served[name] += answer.status_code == 200
 
-        callers = {name: 40 if name == "heavy" else 5 for name in served}
+        callers = {name: 64 if name == "heavy" else 8 for name in served}
         tokens = {name: bearer(issuer.mint("pro", tenant=name)) for name in served}
         await asyncio.gather(*(caller(name, tokens[name]) for name, at_once in callers.items() for _ in range(at_once)))
 
     others = [served[name] for name in "abcd"]
-    assert sum(served.values()) >= 300
+    assert sum(served.values()) >= 200
     assert sum(others) ** 2 / (len(others) * sum(number**2 for number in others)) >= 0.95, others
     # The last of its callers are still answered when everybody else has gone.
     assert served["heavy"] - callers["heavy"] <= 1.2 * max(others)
