@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,12 +11,10 @@ from urllib.parse import quote
 import falcon
 import pytest
 from redis.asyncio import Redis
-from tests.redis.cache_stage import DEDICATED, PATH, SHARED, TTL_SECONDS, Api, Documents, cache_status, document, publish, serving
-from tests.redis.conftest import slow_way
+from tests.redis.cache_stage import PATH, SHARED, TTL_SECONDS, Api, Documents, cache_status, document, publish, serving
 
 from tidegate.cache.lane import Lane
 from tidegate.cache.policy import CachePolicy
-from tidegate.contract import keys
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -247,6 +246,14 @@ async def test_an_age_that_the_handler_tells_counts(api: Api, age_by: Callable[[
 
     assert hit.headers["Age"] == "40"
     assert cache_status(hit)[1]["ttl"] <= TTL_SECONDS - 40
+
+
+async def test_an_expiry_date_counts_where_no_age_is_told(api: Api) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=20)
+    api.documents.headers = {"Expires": soon.strftime("%a, %d %b %Y %H:%M:%S GMT")}
+    await api.get()
+
+    assert 15 <= cache_status(await api.get())[1]["ttl"] <= 20
 
 
 # --- what the client asks ----------------------------------------------------------------------------------------------------
@@ -514,50 +521,63 @@ async def test_what_names_nothing_does_not_fail_a_mutation_that_was_made(api: Ap
     assert "; hit;" not in (await api.get()).headers["Cache-Status"]
 
 
-@pytest.mark.parametrize("call", ["store", "take"])
-async def test_who_asks_after_a_mutation_is_not_given_what_the_lane_said_before_it(
-    api: Api, redis: Redis, valkey: Any, valkeys: Callable[..., Any], shared: Any, issuer: Any, call: str, monkeypatch: Any, eventually: Any
-) -> None:
-    """CACHE-9: though the lane's reply to the one whom it follows is still on its way."""
-    is_said, may_arrive = asyncio.Event(), asyncio.Event()
-    late_reply = getattr(Lane, call)
+class LateReply:
+    """Holds back the first reply of a lane to `call` that gives an answer to others."""
 
-    async def late(self: Lane, *arguments: Any) -> Any:
-        reply = await late_reply(self, *arguments)
-        if not is_said.is_set() and (call == "store" or reply.found):
-            is_said.set()
-            await may_arrive.wait()
-        return reply
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        self.is_said, self.may_arrive = asyncio.Event(), asyncio.Event()
+        self.calls = Counter[str]()
+        for name in ("read", "take", "store"):
+            monkeypatch.setattr(Lane, name, self._counted(getattr(Lane, name), name, is_late=name == call))
 
-    monkeypatch.setattr(Lane, call, late)
-    if call == "take":
-        # The first looks before there is an entry, and asks when there is one.
-        api.documents.gate = asyncio.Event()
-        tasks = [asyncio.create_task(api.get(Cache_Control="no-cache"))]
-        await eventually(lambda: api.documents.calls == 1)
-        documents = Documents(api.documents.cached)
-        async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=shared.url) as second:
-            early = asyncio.create_task(second.get())
-            await asyncio.sleep(0.05)
-            api.documents.gate.set()
-            await is_said.wait()
-            await api.put()
-            documents.version = 2
-            late_one = asyncio.create_task(second.get())
-            await asyncio.sleep(0.05)
-            may_arrive.set()
-            answers = [await early, await late_one]
-            await asyncio.gather(*tasks)
-    else:
+    def _counted(self, method: Any, name: str, *, is_late: bool) -> Any:
+        async def call(lane: Lane, *arguments: Any) -> Any:
+            reply = await method(lane, *arguments)
+            if is_late and not self.is_said.is_set() and (name == "store" or reply.found):
+                self.is_said.set()
+                await self.may_arrive.wait()
+            self.calls[name] += 1
+            return reply
+
+        return call
+
+    async def meets(self, api: Api, mutations: Api, eventually: Any) -> tuple[str, str]:
+        """What who asked before a mutation is answered, and who asks after it."""
+        reads = self.calls["read"]
         early = asyncio.create_task(api.get())
-        await is_said.wait()
-        await api.put()
-        late_one = asyncio.create_task(api.get())
-        await asyncio.sleep(0.05)
-        may_arrive.set()
-        answers = [await early, await late_one]
+        await self.is_said.wait()
+        await mutations.put()
+        late = asyncio.create_task(api.get())
+        await eventually(lambda: self.calls["read"] == reads + 2)
+        self.may_arrive.set()
+        return (await early).text[-1], (await late).text[-1]
 
-    assert [answer.text[-1] for answer in answers] == ["1", "2"]
+
+async def test_who_asks_after_a_mutation_is_not_given_what_was_stored_before_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    """CACHE-9: though it was stored, and the reply that says so is still on its way to the one who made it."""
+    assert await LateReply(monkeypatch, "store").meets(api, api, eventually) == ("1", "2")
+
+
+async def test_who_asks_after_a_mutation_is_not_given_what_another_worker_stored_before_it(
+    api: Api, valkey: Any, valkeys: Callable[..., Any], shared: Any, issuer: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    """CACHE-9: though the lane gave it to the one whom it follows, whom it has yet to reach."""
+    reply, documents = LateReply(monkeypatch, "take"), Documents(api.documents.cached)
+    api.documents.gate, documents.version = asyncio.Event(), 2
+    maker = asyncio.create_task(api.get())
+    await eventually(lambda: api.documents.calls == 1)
+
+    async def let_go() -> None:
+        # The other worker has asked, and waits.
+        await eventually(lambda: reply.calls["take"] > 1)
+        api.documents.gate.set()
+
+    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=shared.url) as second:
+        answers, _, _ = await asyncio.gather(reply.meets(second, api, eventually), let_go(), maker)
+
+    assert answers == ("1", "2")
 
 
 async def test_an_answer_from_before_a_mutation_is_neither_kept_nor_shared_after_it(api: Api, eventually: Any) -> None:
@@ -618,7 +638,7 @@ async def test_a_worker_that_waits_too_long_asks_for_itself(
     monkeypatch: pytest.MonkeyPatch,
     eventually: Any,
 ) -> None:
-    monkeypatch.setattr("tidegate.cache.single_flight.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("tidegate.cache.single_flight.WAIT_SECONDS", 0.5)
     api.documents.gate = asyncio.Event()
     first = asyncio.create_task(api.get())
     await eventually(lambda: api.documents.calls == 1)
@@ -636,7 +656,7 @@ async def test_who_waits_too_long_for_a_handler_that_hangs_asks_once_more_in_all
     api: Api, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     """CACHE-8: the wait is bounded in the worker of the one that hangs, too."""
-    monkeypatch.setattr("tidegate.cache.single_flight.WAIT_SECONDS", 0.3)
+    monkeypatch.setattr("tidegate.cache.single_flight.WAIT_SECONDS", 1.0)
     hanging = api.documents.gate = asyncio.Event()
     first = asyncio.create_task(api.get())
     await eventually(lambda: api.documents.calls == 1)
@@ -678,129 +698,7 @@ async def test_a_handler_that_hangs_loses_its_lease(api: Api, monkeypatch: pytes
     assert (await first).headers["Cache-Status"].endswith("detail=invalidated")
 
 
-# --- lanes -------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def dedicated(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], shared: Any, issuer: Any
-) -> AsyncIterator[tuple[Api, Any, Any]]:
-    """An API with a dedicated lane for tier `own`, the lane's server, and the shared lane's."""
-    own = valkeys("--maxmemory", "16mb", "--maxmemory-policy", "allkeys-lfu")
-    address = own.url.replace("127.0.0.1", "{region}")
-    await publish(redis, document("own", DEDICATED, lane=address), document("pro", SHARED), document("lost", DEDICATED))
-    settings = {"TIDEGATE_CACHE_URL": shared.url, "TIDEGATE_REGION": "127.0.0.1", "TIDEGATE_CACHE_TIMEOUT_SECONDS": "0.5"}
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as opened:
-        yield opened, own, shared
-
-
-async def test_a_dedicated_lane_is_a_memory_of_its_own(dedicated: tuple[Api, Any, Any]) -> None:
-    """LANE-1."""
-    api, own, shared = dedicated
-    answers = [await api.get(token=api.token("own")) for _ in range(2)]
-
-    async with own.client() as there, shared.client() as elsewhere:
-        assert await there.dbsize() == 1
-        assert await elsewhere.dbsize() == 0
-    assert [answer.headers["Cache-Status"].split(";")[0] for answer in answers] == ["Dedicated"] * 2
-    assert "; hit;" in answers[1].headers["Cache-Status"]
-
-
-async def test_a_dead_lane_is_bypassed_and_never_replaced_by_another(dedicated: tuple[Api, Any, Any], eventually: Any) -> None:
-    """LANE-4."""
-    api, own, shared = dedicated
-    token = api.token("own")
-    await api.get(token=token)
-    own.kill()
-
-    answers = [await api.get(token=token) for _ in range(3)]
-    put = await api.put(token=token)
-
-    assert {answer.headers["Cache-Status"] for answer in answers} == {"Dedicated; fwd=bypass; fwd-status=200; detail=lane-down"}
-    assert [answer.status_code for answer in [*answers, put]] == [200] * 4
-    async with shared.client() as elsewhere:
-        assert await elsewhere.dbsize() == 0
-    own.start()
-
-    async def is_back() -> bool:
-        return "; hit;" in (await api.get(token=token)).headers["Cache-Status"]
-
-    await eventually(is_back)
-
-
-async def test_a_frozen_lane_costs_one_deadline_and_then_nothing(dedicated: tuple[Api, Any, Any], eventually: Any) -> None:
-    api, own, _ = dedicated
-    token = api.token("own")
-    await api.get(token=token)
-    own.freeze()
-    try:
-        slow = await api.get(token=token)
-        started = time.monotonic()
-        quick = await api.get(token=token)
-        took = time.monotonic() - started
-    finally:
-        own.thaw()
-
-    assert [answer.headers["Cache-Status"] for answer in (slow, quick)] == ["Dedicated; fwd=bypass; fwd-status=200; detail=lane-down"] * 2
-    assert took < 0.25
-
-
-async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any
-) -> None:
-    """LANE-4, with the default: one that is slow or asleep fails no request and keeps none waiting for longer."""
-    own = valkeys()
-    async with slow_way(own.port, 0.02) as port:
-        await publish(redis, document("own", DEDICATED, lane=own.url), document("slow", DEDICATED, lane=f"redis://127.0.0.1:{port}"))
-        settings = {"TIDEGATE_CACHE_TIMEOUT_SECONDS": "0.02"}
-        async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as api:
-            own.freeze()
-            try:
-                started = time.monotonic()
-                answers = await asyncio.gather(*(api.get(token=api.token("own")) for _ in range(50)))
-                took = time.monotonic() - started
-                put = await api.put(token=api.token("own"))
-            finally:
-                own.thaw()
-            answers += [await api.get(token=api.token("slow")) for _ in range(5)]
-
-    assert {(answer.status_code, answer.headers["Cache-Status"]) for answer in answers} == {
-        (200, "Dedicated; fwd=bypass; fwd-status=200; detail=lane-down")
-    }
-    # Fifty requests one after the other would have been a second late.
-    assert took < 1
-    assert put.status_code == 200
-
-
-async def test_a_lane_that_its_tier_does_not_have_any_more_is_left(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, eventually: Any
-) -> None:
-    """LANE-3: no connection stays open, and no key is kept, once another one is asked for."""
-    first, second = valkeys(), valkeys()
-    await publish(redis, document("gone", DEDICATED, lane=first.url), document("own", DEDICATED, lane=first.url, uid="before"))
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents()) as api, first.client() as client:
-        await asyncio.gather(*(api.get(token=api.token(tier)) for tier in ("gone", "own")))
-        assert len(await client.client_list()) == 3
-        await redis.hdel(keys.TIERS, "gone")
-        await publish(redis, document("own", DEDICATED, lane=second.url), document("pro", SHARED))
-        await redis.incr(keys.REVISION)
-        await redis.publish(keys.TIERS_CHANNEL, 2)
-
-        async def is_left() -> bool:
-            await api.get(token=api.token("own"))
-            return len(await client.client_list()) == 1
-
-        await eventually(is_left)
-
-
-async def test_a_tier_whose_lane_has_no_address_is_served_without(dedicated: tuple[Api, Any, Any]) -> None:
-    api, _, shared = dedicated
-
-    answer = await api.get(token=api.token("lost"))
-
-    assert answer.headers["Cache-Status"] == "None; fwd=bypass; fwd-status=200; detail=no-lane"
-    async with shared.client() as elsewhere:
-        assert await elsewhere.dbsize() == 0
+# --- the lane ----------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_flushed_lane_is_filled_again(api: Api, shared: Any) -> None:
@@ -851,28 +749,6 @@ async def test_a_lane_without_room_keeps_nothing_more_and_fails_nobody(api: Api,
     assert changed.text.endswith("|2")
 
 
-@pytest.mark.parametrize("is_right", [True, False])
-async def test_the_password_of_a_dedicated_lane_follows_from_a_secret(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, tmp_path: Any, is_right: bool
-) -> None:
-    """The published document holds none; with a wrong one the lane counts as lost."""
-    from tidegate.contract.lanes import lane_password
-
-    (tmp_path / "lane.key").write_bytes(b"l" * 32)
-    mine = document("own", DEDICATED)
-    own = valkeys()
-    published = document("own", DEDICATED, lane=own.url)
-    async with own.client() as client:
-        await client.config_set("requirepass", lane_password(b"l" * 32 if is_right else b"m" * 32, mine))
-    await publish(redis, published)
-    settings = {"TIDEGATE_LANE_KEY_FILE": str(tmp_path / "lane.key")}
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as api:
-        answers = [await api.get(token=api.token("own")) for _ in range(2)]
-
-    assert ("; hit;" in answers[1].headers["Cache-Status"]) == is_right
-    assert ("detail=lane-down" in answers[1].headers["Cache-Status"]) != is_right
-
-
 async def test_the_lane_holds_no_name_token_path_or_content(api: Api, shared: Any) -> None:
     """LANE-1, CACHE-2: pseudonyms and ciphertext alone."""
     token = api.token()
@@ -903,11 +779,3 @@ async def test_an_entry_that_was_moved_to_another_place_is_not_opened(api: Api, 
 
     assert [answer.text.split("|")[0] for answer in answers] == ["acme", "other"]
     assert not any("; hit;" in answer.headers["Cache-Status"] for answer in answers)
-
-
-async def test_an_expiry_date_counts_where_no_age_is_told(api: Api) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=20)
-    api.documents.headers = {"Expires": soon.strftime("%a, %d %b %Y %H:%M:%S GMT")}
-    await api.get()
-
-    assert 15 <= cache_status(await api.get())[1]["ttl"] <= 20

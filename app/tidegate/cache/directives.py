@@ -18,7 +18,7 @@ def read_directives(field: str | None) -> Directives:
     found: dict[str, tuple[str, ...]] = {}
     for name, argument in _DIRECTIVE.findall(field or ""):
         lower = name.lower()
-        found[lower] = (*found.get(lower, ()), argument.strip('"'))
+        found[lower] = (*found.get(lower, ()), argument[1:-1] if argument[:1] == argument[-1:] == '"' else argument)
     return found
 
 
