@@ -106,6 +106,15 @@ async def test_head_is_answered_from_what_get_kept(api: Api) -> None:
     assert (headed.content, headed.headers["Content-Length"], headed.headers["ETag"]) == (b"", str(len(got.content)), got.headers["ETag"])
 
 
+async def test_what_a_handler_leaves_out_for_head_is_not_left_out_for_get(api: Api) -> None:
+    """A miss is answered by the handler as if it were GET, for it is GET's answer that is kept."""
+    headed, got = await api.get(method="HEAD"), await api.get()
+
+    assert headed.headers["Cache-Status"] == "Shared; fwd=uri-miss; fwd-status=200; stored"
+    assert (got.text, "hit" in cache_status(got)[1]) == ("acme|api|a|||1", True)
+    assert (headed.headers["ETag"], headed.headers["Content-Length"]) == (got.headers["ETag"], str(len(got.content)))
+
+
 async def test_a_tier_without_a_lane_is_served_by_the_handler_and_told_so(api: Api) -> None:
     answers = [await api.get(token=api.token("free")) for _ in range(2)]
 
@@ -153,6 +162,7 @@ async def test_a_hit_is_one_command_of_the_lane(api: Api, shared: Any) -> None:
         ({"headers": {"Age": "3", "Date": "Thu, 01 Jan 2026 00:00:00 GMT"}}, "expired"),
         ({"cookie": "b"}, "set-cookie"),
         ({"status": 203}, "status"),
+        ({"status": 206}, "status"),
         ({"status": 503}, "failed"),
         ({"size": 10_000_000}, "too-large"),
     ],
@@ -197,17 +207,17 @@ async def test_what_the_handler_changes_afterwards_is_not_what_is_kept(api: Api,
     assert {answer.text for answer in answers if "stored" not in cache_status(answer)[1]} == {"as it was"}
 
 
-async def test_part_of_an_answer_is_never_kept_as_the_whole(api: Api) -> None:
-    """A handler that answers `Range`; from the lane the whole is given, which is allowed."""
-    api.documents.status, api.documents.headers = 206, {"Content-Range": "bytes 0-3/9"}
-    part = await api.get(Range="bytes=0-3")
-    api.documents.status, api.documents.headers = 200, {}
+@pytest.mark.parametrize("asked", [{"Range": "bytes=0-3"}, {"If_Modified_Since": "Thu, 01 Jan 2026 00:00:00 GMT"}])
+async def test_a_handler_is_asked_for_the_whole_answer_that_others_get_too(api: Api, asked: dict[str, str]) -> None:
+    """And a client that asked for less gets it as well, which HTTP allows."""
+    plain = await api.get(token=api.token("free"), **asked)
 
-    whole, kept = await api.get(), await api.get(Range="bytes=0-3")
+    first, second = await api.get(**asked), await api.get()
 
-    assert part.headers["Cache-Status"] == "Shared; fwd=uri-miss; fwd-status=206; detail=status"
-    assert whole.headers["Cache-Status"] == "Shared; fwd=uri-miss; fwd-status=200; stored"
-    assert (kept.status_code, kept.content, "hit" in cache_status(kept)[1]) == (200, whole.content, True)
+    assert plain.status_code != 200
+    assert first.headers["Cache-Status"] == "Shared; fwd=uri-miss; fwd-status=200; stored"
+    assert ("hit" in cache_status(second)[1], second.text) == (True, "acme|api|a|||1")
+    assert (first.status_code, first.text) == (200, second.text)
 
 
 async def test_an_error_is_not_kept(api: Api) -> None:

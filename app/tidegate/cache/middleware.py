@@ -27,6 +27,9 @@ from tidegate.routing import SAFE_METHODS
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+FOR_ONE_CLIENT = frozenset({b"if-modified-since", b"if-none-match", b"if-range", b"range"})
+"""Fields that ask for less than the whole answer."""
+
 Responder = Callable[..., Awaitable[None]]
 Render = Callable[[Exception, Request, Response], None]
 
@@ -133,7 +136,7 @@ class _Call:
     async def answer(self, resp: Response) -> Entry | str:
         """Have the handler answer with `resp`; what to keep of it, or the word why nothing is kept."""
         started = time.perf_counter()
-        await self.responder(self.req, resp, **self.params)
+        await self.responder(_whole(self.req), resp, **self.params)
         cost_seconds = time.perf_counter() - started
         if resp.status_code >= 500:
             return FAILED
@@ -150,6 +153,20 @@ class _Call:
         headers = {name: value for name, value in resp.headers.items() if name not in OF_ONE_EXCHANGE}
         made_at, fresh_seconds = now - terms.initial_age, jittered(terms.fresh_seconds)
         return Entry(headers, body, made_at, fresh_seconds, terms.stale_seconds, terms.error_seconds, cost_seconds)
+
+
+async def _nothing() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+def _whole(req: Request) -> Request:
+    """The request as one for the whole answer, which is what others get: no HEAD, no part, no condition."""
+    headers = [field for field in req.scope["headers"] if field[0] not in FOR_ONE_CLIENT]
+    if req.method == "GET" and len(headers) == len(req.scope["headers"]):
+        return req
+    whole = type(req)(req.scope | {"method": "GET", "headers": headers}, _nothing, options=req.options)
+    whole.context, whole.uri_template = req.context, req.uri_template
+    return whole
 
 
 def _policy(resource: object) -> CachePolicy:
