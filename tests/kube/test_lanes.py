@@ -290,7 +290,7 @@ def without(rights: list[Json], resource: str, verb: str) -> list[Json]:
 def sign_in(kubectl: Kubectl, cluster: ControlPlane, namespace: str, rights: list[Json]) -> Path:
     """A kubeconfig of the service account, which has these rights by now."""
     kubectl("apply", "--namespace", namespace, "--filename", "-", stdin=yaml.safe_dump_all(rights))
-    account = next(one["metadata"]["name"] for one in rights if one["kind"] == "ServiceAccount")
+    account = next(one["subjects"][0]["name"] for one in rights if one["kind"] == "RoleBinding")
     token = kubectl("create", "token", account, "--namespace", namespace, "--duration", "1h").strip()
     path = cluster.kubeconfig(f"{account}-{namespace}", token)
     question = ("auth", "can-i", "list", "ratelimittiers.tidegate.dev", "--namespace", namespace, "--kubeconfig", str(path))
