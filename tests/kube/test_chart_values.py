@@ -64,7 +64,8 @@ def test_an_installation_makes_every_object_and_its_pods_are_admitted(
     helm: Helm, kubectl: Kubectl, built: Callable[[str], Path], values: Path
 ) -> None:
     """The server checks each field, strictly, by its own rules and the other projects', and each pod by the restricted standard."""
-    rendered = [found for found in render(built("helm"), files=[values]) if found["kind"] not in ("CustomResourceDefinition", "Pod")]
+    objects = [found for found in render(built("helm"), files=[values]) if found["kind"] != "CustomResourceDefinition"]
+    hooks, rendered = ([found for found in objects if (found["kind"] == "Pod") == is_hook] for is_hook in (True, False))
 
     helm.install("--values", str(values), "--take-ownership")
     helm.upgrade("--values", str(values))
@@ -75,18 +76,28 @@ def test_an_installation_makes_every_object_and_its_pods_are_admitted(
     checked = kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "--namespace", helm.namespace,
                       "--filename", "-", stdin=stdin)  # fmt: skip
     assert len(checked.splitlines()) == len(rendered)
-    pods = [pod_of(document) for document in rendered if document["kind"] in ("Deployment", "StatefulSet")]
+    pods = [pod_of(document["metadata"], document["spec"]) for document in hooks]
+    pods += [pod_of_workload(document) for document in rendered if document["kind"] in ("Deployment", "StatefulSet")]
     admitted = kubectl("create", "--dry-run=server", "--namespace", helm.namespace, "--filename", "-", stdin=yaml.safe_dump_all(pods))
-    assert len(admitted.splitlines()) == len(pods) > 0
+    assert len(admitted.splitlines()) == len(pods) > len(hooks) == 1
 
 
-def pod_of(workload: Json) -> Json:
+def pod_of_workload(workload: Json) -> Json:
     """The pod that a controller would make of a workload; a claim may be any volume here."""
     template = workload["spec"]["template"]
     claims = [{"name": claim["metadata"]["name"], "emptyDir": {}} for claim in workload["spec"].get("volumeClaimTemplates", [])]
-    spec = {key: value for key, value in template["spec"].items() if key != "priorityClassName"}
     metadata = {**template["metadata"], "name": workload["metadata"]["name"]}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec, "volumes": [*spec["volumes"], *claims]}}
+    return pod_of(metadata, {**template["spec"], "volumes": [*template["spec"]["volumes"], *claims]})
+
+
+def pod_of(metadata: Json, spec: Json) -> Json:
+    """A pod without a priority, whose class is the cluster's."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {key: value for key, value in spec.items() if key != "priorityClassName"},
+    }
 
 
 def test_everything_holds_an_object_of_each_kind_of_the_other_projects(built: Callable[[str], Path]) -> None:
