@@ -136,7 +136,7 @@ def test_a_second_release_that_brings_the_definition_again_is_refused(helm: Helm
 
 
 SECRETS = {
-    "keys.existingSecret": ["identity.key", "idempotency.key", "result.key"],
+    "keys.existingSecret": ["identity.key", "idempotency.key", "result.key", "lane.key"],
     "redis.existingSecret": ["frankfurt.url", "dublin.url", "regions.yaml", "store.url"],
     "store.existingSecret": ["store.url"],
     "cache.existingSecret": ["frankfurt.url", "dublin.url"],

@@ -274,18 +274,6 @@ def test_secrets_of_ones_own_are_used_and_none_is_made(helm: Helm, kubectl: Kube
     assert set(secret_names(found)) == {"my-keys", "my-redis", "my-lanes"}
 
 
-def test_a_secret_of_ones_own_that_lacks_the_key_of_lanes_is_refused_with_a_sentence(helm: Helm, kubectl: Kubectl) -> None:
-    """Of a release that is older than such lanes: its pods would wait for the file in vain."""
-    own = ("--set", "keys.existingSecret=my-keys")
-    helm.install(*own)
-    kubectl("create", "secret", "generic", "my-keys", "--from-literal=identity.key=x", "--namespace", helm.namespace)
-
-    assert '"my-keys" has no lane.key' in helm.refusal(*own)
-    helm.upgrade(*own, "--set", "cache.dedicated.enabled=false")
-    kubectl("patch", "secret", "my-keys", "--patch", '{"stringData": {"lane.key": "x"}}', "--namespace", helm.namespace)
-    helm.upgrade(*own)
-
-
 def secret_names(node: Any) -> Iterator[str]:
     """Names of all Secrets that a manifest refers to."""
     if isinstance(node, dict):
