@@ -67,7 +67,7 @@ class Lease:
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 found = await self._kubernetes.read(VERSION, self._path)
-                if found["spec"].get("holderIdentity") == self._identity:
+                if (found.get("spec") or {}).get("holderIdentity") == self._identity:
                     await self._write({"holderIdentity": None}, found)
         except (ApiError, TimeoutError) as ex:
             log.warning("the lease was not released, another operator waits for its end", cause=str(ex))

@@ -91,9 +91,61 @@ def test_the_default_tier_has_its_share_whatever_the_others_weigh(share: float, 
 
     served = serve(queue, 500)
 
-    of_default = sum(ticket.flow.is_default for ticket in served)
+    of_default = sum(ticket.flow.identity.startswith("default") for ticket in served)
     assert of_default >= 500 * max(share, sum(own) / (sum(own) + sum(others))) - len(flows)
     assert of_default <= 500 * max(share, sum(own) / (sum(own) + sum(others))) + len(flows)
+
+
+def serve_in_turns(queue: FairQueue[Ticket], flows: dict[str, int], share_of: str, turns: int = 2_000) -> float:
+    """The share of those whose name begins so, where each asks so many at once, and anew some turns after it was served."""
+    coming: dict[int, list[str]] = {0: [name for name, at_once in flows.items() for _ in range(at_once)]}
+    served: Counter[str] = Counter()
+    for turn in range(turns):
+        for name in coming.pop(turn, []):
+            flow = queue.flow(name, WEIGHTED[name.partition("-")[0]], is_default=name.startswith("free"))
+            assert queue.put(Ticket(flow, 1, FOREVER), 0.0)
+        for ticket in serve(queue, 1):
+            served[ticket.flow.identity.partition("-")[0]] += turn >= turns // 4
+            queue.end(ticket.flow)
+            coming.setdefault(turn + 10, []).append(ticket.flow.identity)
+    return served[share_of] / served.total()
+
+
+WEIGHTED = {"free": weighing(1), "pro": weighing(10)}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("at_once", [1, 40])
+def test_the_default_tier_has_its_share_also_of_many_who_ask_one_at_a_time(share: float, at_once: int):
+    """Of whom each is next whenever it comes."""
+    flows = {"free-0": 200} | {f"pro-{number}": at_once for number in range(200)}
+
+    assert serve_in_turns(FairQueue(share), flows, "free") == pytest.approx(share, rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_the_default_tier_has_no_more_where_its_own_ask_one_at_a_time(share: float):
+    flows = {f"free-{number}": 1 for number in range(60)} | {f"pro-{number}": 50 for number in range(200)}
+
+    assert serve_in_turns(FairQueue(share), flows, "free") == pytest.approx(share, rel=0.05)
+
+
+def test_an_identity_gains_nothing_by_changing_its_tier():
+    """Tokens of one tenant may name two tiers."""
+    queue: FairQueue[Ticket] = FairQueue(0.5)
+    for name in ("a", "b"):
+        fill(queue, queue.flow(f"pro-{name}", weighing(1)), [1] * 400)
+        fill(queue, queue.flow(f"free-{name}", weighing(1), is_default=True), [1] * 400)
+    served: Counter[str] = Counter()
+    for turn in range(600):
+        flow = queue.flow("both", weighing(1), is_default=turn % 2 == 0)
+        if not flow.waiting:
+            fill(queue, flow, [1])
+        for ticket in serve(queue, 1):
+            served[ticket.flow.identity] += 1
+            queue.end(ticket.flow)
+
+    assert served["both"] <= 1.2 * 600 / 5
 
 
 def test_a_weight_of_1_beside_a_hundred_of_1000_is_served():
@@ -218,10 +270,11 @@ class Arrivals(RuleBasedStateMachine):
         most=st.integers(1, 3),
         cost=COSTS,
         patience=st.sampled_from([0.0, 0.05, 5.0]),
+        is_default=st.booleans(),
     )
-    def arrive(self, name: str, weight: int, depth: int, most: int, cost: int, patience: float) -> None:
+    def arrive(self, name: str, weight: int, depth: int, most: int, cost: int, patience: float, *, is_default: bool) -> None:
         admission = Admission(weight=weight, max_in_flight=most, queue_max_depth=depth)
-        ticket = Ticket(self.queue.flow(name, admission, is_default=name == "a"), cost, self.now + patience)
+        ticket = Ticket(self.queue.flow(name, admission, is_default=is_default), cost, self.now + patience)
         if self.queue.put(ticket, self.now):
             self.waiting.append(ticket)
             assert sum(other.flow.identity == name for other in self.waiting) <= depth
@@ -275,7 +328,7 @@ class Arrivals(RuleBasedStateMachine):
                 self.queue.end(self.running.pop().flow)
         assert self.queue.pop(self.now) is None
         assert len(self.queue) == 0
-        assert self.queue._weight == [0, 0]
+        assert (self.queue._others.weight, self.queue._default.weight) == (0, 0)
         assert self.queue._virtual == 0.0
 
 
