@@ -15,6 +15,7 @@ from tests.redis.cache_stage import PATH, SHARED, TTL_SECONDS, Api, Documents, c
 
 from tidegate.cache.lane import Lane
 from tidegate.cache.policy import CachePolicy
+from tidegate.contract import keys
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
@@ -394,6 +395,23 @@ async def test_past_its_time_a_stale_answer_is_not_served(api: Api, age_by: Call
 
     assert answer.headers["Cache-Status"] == "Shared; fwd=stale; fwd-status=200; stored"
     assert answer.text.endswith("|2")
+
+
+async def test_a_tier_that_allows_less_now_allows_less_of_what_is_kept(
+    api: Api, redis: Redis, age_by: Callable[[float], None], eventually: Any
+) -> None:
+    """As every edit of a tier it counts within a second, whatever was kept before it."""
+    await api.get()
+    age_by(20)
+    await publish(redis, document("pro", {"lane": "Shared", "ttl": "10s", "staleWhileRevalidate": "5s"}))
+    await redis.incr(keys.REVISION)
+    await redis.publish(keys.TIERS_CHANNEL, 2)
+
+    async def is_asked_for_again() -> bool:
+        return "fwd=stale" in (await api.get()).headers["Cache-Status"]
+
+    await eventually(is_asked_for_again)
+    assert api.documents.calls == 2
 
 
 @pytest.mark.parametrize("directive", ["must-revalidate", "s-maxage=60"])

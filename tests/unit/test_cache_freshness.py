@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tidegate.cache.directives import MOST_SECONDS, read_directives, seconds_of
 from tidegate.cache.entry import Entry, decode, encode
-from tidegate.cache.freshness import Terms, Verdict, Wish, is_public, jittered, judge, may_stand_in, outward, terms_of
+from tidegate.cache.freshness import Terms, Verdict, Wish, is_public, jittered, judge, may_stand_in, outward, terms_of, within
 from tidegate.cache.policy import CachePolicy
 from tidegate.cache.status import CacheStatus
 from tidegate.contract.tier import Cache, Lane
@@ -148,6 +148,13 @@ def test_whoever_wants_a_young_answer_gets_no_stale_one() -> None:
     assert judge(entry(60, age=30), Wish.read("max-age=30"), NOW) is Verdict.FRESH
     assert judge(entry(60, age=31), Wish.read("max-age=30"), NOW) is Verdict.UNWANTED
     assert judge(entry(60, age=31), Wish.read("min-fresh=30"), NOW) is Verdict.UNWANTED
+
+
+@given(st.floats(0, 1e6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_what_is_kept_is_bounded_by_what_its_tier_says_now(fresh: float, stale: int, ttl: int, stale_while_revalidate: int) -> None:
+    bounded = within(entry(fresh, stale, 7), Cache(Lane.SHARED, 0, ttl, stale_while_revalidate))
+
+    assert (bounded.fresh_seconds, bounded.stale_seconds, bounded.error_seconds) == (min(fresh, ttl), min(stale, stale_while_revalidate), 7)
 
 
 def test_a_clock_that_is_behind_makes_nobody_younger_than_new() -> None:

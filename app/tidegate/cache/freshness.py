@@ -12,6 +12,8 @@ from enum import Enum
 from math import log
 from typing import Self
 
+from msgspec.structs import replace
+
 from tidegate.cache.directives import MOST_SECONDS, Directives, read_directives, seconds_of
 from tidegate.cache.entry import Entry
 from tidegate.cache.policy import CachePolicy
@@ -121,6 +123,15 @@ class Wish:
     def is_plain(self) -> bool:
         """Whether an answer of any age will do."""
         return self.maximum_age is None and not self.minimum_ttl
+
+
+def within(entry: Entry, cache: Cache) -> Entry:
+    """The entry as its tier has it now, which may be stricter than when it was kept."""
+    fresh_seconds = min(entry.fresh_seconds, cache.ttl_seconds)
+    stale_seconds = min(entry.stale_seconds, cache.stale_while_revalidate_seconds)
+    if (fresh_seconds, stale_seconds) == (entry.fresh_seconds, entry.stale_seconds):
+        return entry
+    return replace(entry, fresh_seconds=fresh_seconds, stale_seconds=stale_seconds)
 
 
 class Verdict(Enum):

@@ -108,7 +108,8 @@ class CacheMiddleware:
             return rendered.status_code >= 500
 
         place = _place(lane, call.req, call.policy)
-        return Asked(lane, place, wish, lambda: call.answer(resp), lambda: call.answer(draft()), is_failure, status)
+        cache = call.req.context.tier.cache
+        return Asked(lane, place, cache, wish, lambda: call.answer(resp), lambda: call.answer(draft()), is_failure, status)
 
     async def _invalidate(self, req: Request, resp: Response, principal: Principal) -> None:
         lane = self._lanes.of(req.context.tier)

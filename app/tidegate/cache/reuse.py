@@ -3,17 +3,18 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from tidegate.cache.entry import Entry
 from tidegate.cache.errors import LaneUnavailableError
-from tidegate.cache.freshness import Verdict, Wish, is_due_early, judge, may_stand_in
+from tidegate.cache.freshness import Verdict, Wish, is_due_early, judge, may_stand_in, within
 from tidegate.cache.lane import Found, Lane, Place
 from tidegate.cache.lease import LONGEST_SECONDS
 from tidegate.cache.single_flight import Made, Origin, SingleFlight
 from tidegate.cache.status import CacheStatus
+from tidegate.contract.tier import Cache
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -31,6 +32,7 @@ class Asked:
     Args:
         lane: Of its tier.
         place: Of its answer in there.
+        cache: What its tier allows now.
         wish: What the client asks of caches.
         origin: Asks the handler for this request.
         background: Asks the handler for whoever comes later.
@@ -40,6 +42,7 @@ class Asked:
 
     lane: Lane
     place: Place
+    cache: Cache
     wish: Wish
     origin: Origin
     background: Origin
@@ -62,6 +65,8 @@ class Reuse:
             Exception: Of the handler.
         """
         found, now = await asked.lane.read(asked.place), time.time()
+        if found.entry:
+            found = replace(found, entry=within(found.entry, asked.cache))
         verdict = judge(found.entry, asked.wish, now) if found.entry else None
         if found.entry and verdict in (Verdict.FRESH, Verdict.STALE):
             asked.status.forwarded, asked.status.ttl = "", found.entry.whole_ttl(now)
