@@ -1,9 +1,7 @@
 """Answers GET routes that opt in from the lane of the caller's tier, and invalidates what mutations change; placed by `application.py`."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import falcon
@@ -12,12 +10,13 @@ from falcon.asgi import Request, Response
 
 from tidegate.cache.entry import Entry
 from tidegate.cache.errors import LaneUnavailableError, NotCachedError
-from tidegate.cache.freshness import OF_ONE_EXCHANGE, Wish, is_public, jittered, outward, terms_of
+from tidegate.cache.freshness import Wish, is_public
+from tidegate.cache.handler import HandlerCall, Responder, complete_fields
 from tidegate.cache.lane import Lane, Place
 from tidegate.cache.lanes import Lanes
 from tidegate.cache.measures import CacheMeasures
 from tidegate.cache.policy import CachePolicy
-from tidegate.cache.reuse import FAILED, Asked, Reuse
+from tidegate.cache.reuse import Asked, Reuse
 from tidegate.cache.status import CacheStatus
 from tidegate.cache.target import path_of
 from tidegate.contract.tier import Lane as LaneKind
@@ -27,10 +26,6 @@ from tidegate.routing import SAFE_METHODS
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-FOR_ONE_CLIENT = frozenset({b"if-modified-since", b"if-none-match", b"if-range", b"range"})
-"""Fields that ask for less than the whole answer."""
-
-Responder = Callable[..., Awaitable[None]]
 Render = Callable[[Exception, Request, Response], None]
 
 
@@ -69,7 +64,7 @@ class CacheMiddleware:
         if lane and wish.no_store and not wish.only_if_cached:
             status.forwarded = "request"
         elif lane:
-            call = _Call(req, params, responder, _policy(resource))
+            call = HandlerCall(req, params, responder, _policy(resource))
             try:
                 entry = await self._reuse.answer(self._asked(call, resp, lane, wish, status))
             except LaneUnavailableError as ex:
@@ -86,7 +81,7 @@ class CacheMiddleware:
         if status := getattr(req.context, "cache_status", None):
             # What comes from a lane was completed before it was kept.
             if resp.status_code == 200 and status.ttl is None and not status.is_collapsed:
-                await _complete_fields(resp, _policy(resource))
+                await complete_fields(resp, _policy(resource))
             resp.set_header("Cache-Status", status.text(resp.status_code))
             self._outcomes[status.lane, status.outcome] += 1
         principal: Principal | None = getattr(req.context, "principal", None)
@@ -97,7 +92,7 @@ class CacheMiddleware:
         if req.method not in SAFE_METHODS and resp.status_code < 400 and self._routes:
             await self._invalidate(req, resp, principal)
 
-    def _asked(self, call: "_Call", resp: Response, lane: Lane, wish: Wish, status: CacheStatus) -> Asked:
+    def _asked(self, call: HandlerCall, resp: Response, lane: Lane, wish: Wish, status: CacheStatus) -> Asked:
         def draft() -> Response:
             return type(resp)(options=resp.options)
 
@@ -125,51 +120,6 @@ class CacheMiddleware:
             log.warning("what a mutation changed was not invalidated", request_id=req.context.request_id, reason=str(ex))
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call of a handler, once for its request or once more for those that come later."""
-
-    req: Request
-    params: Mapping[str, Any]
-    responder: Responder
-    policy: CachePolicy
-
-    async def answer(self, resp: Response) -> Entry | str:
-        """Have the handler answer with `resp`; what to keep of it, or the word why nothing is kept."""
-        started = time.perf_counter()
-        await self.responder(_whole(self.req), resp, **self.params)
-        cost_seconds = time.perf_counter() - started
-        if resp.status_code >= 500:
-            return FAILED
-        if resp.stream is not None or resp.sse is not None:
-            return "streamed"
-        # A copy, unless nobody can change it.
-        body, now = bytes(await resp.render_body() or b""), time.time()
-        # Falcon shows cookies nowhere else.
-        names = {name.decode(): value.decode("latin-1") for name, value in resp._asgi_headers()}
-        terms = terms_of(resp.status_code, names, len(body), cache=self.req.context.tier.cache, policy=self.policy, now=now)
-        if isinstance(terms, str):
-            return terms
-        await _complete_fields(resp, self.policy)
-        headers = {name: value for name, value in resp.headers.items() if name not in OF_ONE_EXCHANGE}
-        made_at, fresh_seconds = now - terms.initial_age, jittered(terms.fresh_seconds)
-        return Entry(headers, body, made_at, fresh_seconds, terms.stale_seconds, terms.error_seconds, cost_seconds)
-
-
-async def _nothing() -> dict[str, Any]:
-    return {"type": "http.disconnect"}
-
-
-def _whole(req: Request) -> Request:
-    """The request as one for the whole answer, which is what others get: no HEAD, no part, no condition."""
-    headers = [field for field in req.scope["headers"] if field[0] not in FOR_ONE_CLIENT]
-    if req.method == "GET" and len(headers) == len(req.scope["headers"]):
-        return req
-    whole = type(req)(req.scope | {"method": "GET", "headers": headers}, _nothing, options=req.options)
-    whole.context, whole.uri_template = req.context, req.uri_template
-    return whole
-
-
 def _policy(resource: object) -> CachePolicy:
     policy: CachePolicy = resource.cached  # type: ignore[attr-defined]  # or its route would not be among `routes`
     return policy
@@ -183,17 +133,6 @@ def _place(lane: Lane, req: Request, policy: CachePolicy) -> Place:
     target = (req.uri_template, req.netloc.lower(), req.query_string)
     fields = [req.get_header(name) for name in policy.vary]
     return lane.place(principal.partition(PartitionBy.TENANT), req.path, caller, target, fields, policy.version)
-
-
-async def _complete_fields(resp: Response, policy: CachePolicy) -> None:
-    """What an answer of a cached route has whether it comes from a lane or not; a second time it changes nothing."""
-    if resp.get_header("ETag") is None and resp.stream is None and resp.sse is None:
-        resp.etag = sha256(await resp.render_body() or b"").hexdigest()[:32]
-    varies = {name.strip().lower() for name in (resp.get_header("Vary") or "").split(",")}
-    for name in policy.vary:
-        if name.lower() not in varies:
-            resp.append_header("Vary", name)
-    resp.set_headers(outward(resp.headers))
 
 
 def _conclude(resp: Response, status: CacheStatus, entry: Entry | None) -> None:
