@@ -109,6 +109,25 @@ def test_everything_holds_an_object_of_each_kind_of_the_other_projects(built: Ca
     assert len(FILES) == 3
 
 
+@pytest.mark.parametrize("scaler", ["autoscaling", "keda"])
+def test_an_upgrade_leaves_as_many_pods_as_there_are_to_the_scaler(helm: Helm, kubectl: Kubectl, scaler: str) -> None:
+    """Also the one that turns it on: without a number a Deployment has one pod, until the scaler acts."""
+    scaled = ("--set", f"crds.enabled=false,api.{scaler}.enabled=true")
+    helm.install("--set", "crds.enabled=false,api.replicas=5")
+
+    helm.upgrade(*scaled)
+    turned_on = replicas(helm, kubectl)
+    kubectl("scale", "deployment/tidegate-api-dublin", "--replicas", "7", "--namespace", helm.namespace)
+    helm.upgrade(*scaled, "--set", "api.seats=50")
+
+    assert turned_on == 5
+    assert replicas(helm, kubectl) == 7
+
+
+def replicas(helm: Helm, kubectl: Kubectl) -> int:
+    return int(kubectl("get", "deployment/tidegate-api-dublin", "--namespace", helm.namespace, "--output", "jsonpath={.spec.replicas}"))
+
+
 def test_two_releases_in_two_namespaces_share_nothing_but_the_definition(helm: Helm, kubectl: Kubectl) -> None:
     """Two clusters, each with a release of its own, stand side by side here: nothing else that they make is outside of a namespace."""
     other = Helm(helm.program, helm.cluster, f"{helm.namespace}-other")
