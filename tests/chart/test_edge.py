@@ -191,5 +191,15 @@ def test_a_region_gets_everything_while_half_of_its_pods_are_well_and_nothing_wi
     eventually(lambda: heard(port) == {"frankfurt"})
 
 
+@pytest.mark.parametrize("region", REGIONS)
+def test_nobody_may_drain_or_reconfigure_an_edge(edged: list[Json], region: str) -> None:
+    """Envoy's administration asks nobody who they are."""
+    (listener,) = config(edged, region)["static_resources"]["listeners"]
+
+    assert "admin" not in config(edged, region)
+    assert "dynamic_resources" not in config(edged, region)
+    assert listener["name"] == "edge"
+
+
 def test_there_is_no_edge_unless_asked_for(rendered: list[Json]) -> None:
-    assert not [found for found in rendered if "-edge" in found["metadata"]["name"] or found["metadata"]["name"].endswith("-pods")]
+    assert not [found for found in rendered if "-edge" in found["metadata"]["name"] or "-pods-" in found["metadata"]["name"]]

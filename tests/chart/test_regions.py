@@ -79,3 +79,11 @@ def test_the_longest_names_of_release_and_regions_are_neither_cut_nor_equal(helm
         assert max(len(name) for kind, name in named if kind in ("Deployment", "StatefulSet")) <= 52
         assert max(len(name) for _, name in named) <= 63
         assert all(any(name.endswith(region) for kind, name in named if kind == "Deployment") for region in regions)
+
+
+def test_regions_whose_names_continue_one_another_share_no_name(helm: Helm) -> None:
+    regions = '[{"name":"eu"},{"name":"eu-pods"},{"name":"api"},{"name":"redis-eu"}]'
+    documents = render(helm, "--set", "edge.enabled=true", "--set-json", f"regions={regions}")
+    named = [(found["kind"], found["metadata"]["name"]) for found in documents]
+
+    assert len(set(named)) == len(named)

@@ -107,12 +107,16 @@ topologySpreadConstraints:
 {{- end -}}
 {{- end }}
 
+{{/* By which an edge finds the API pods of a region; before its name, for a region may be called "eu" and another "eu-pods". */}}
+{{- define "tidegate.podsName" -}}
+{{ include "tidegate.objectName" (dict "root" (index . 0) "component" "pods" "region" (index . 1)) }}
+{{- end }}
+
 {{/* The edge of a region: the bootstrap of the local run, with the pods of all regions as they are found by name. Call with (list $ "frankfurt"). */}}
 {{- define "tidegate.edgeBootstrap" -}}
 {{- $root := index . 0 }}{{ $own := index . 1 }}{{ $endpoints := list -}}
 {{- range $root.Values.regions }}
-{{- $pods := printf "%s-pods" (include "tidegate.objectName" (dict "root" $root "component" "api" "region" .name)) }}
-{{- $address := dict "socket_address" (dict "address" $pods "port_value" 8000) }}
+{{- $address := dict "socket_address" (dict "address" (include "tidegate.podsName" (list $root .name)) "port_value" 8000) }}
 {{- $found := list (dict "endpoint" (dict "address" $address)) }}
 {{- $endpoints = append $endpoints (dict "priority" (eq .name $own | ternary 0 1) "locality" (dict "region" .name) "lb_endpoints" $found) }}
 {{- end }}
