@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tests.chart.rendering import CHART, ROOT, Helm, Json, find, pods, render, templates
 
+from tidegate.contract.tier import Tier
 from tidegate.settings import PREFIX, Settings
 from tidegate_operator.lane_objects import RULES
 from tidegate_operator.lane_site import LaneSite
@@ -203,6 +204,19 @@ def test_the_definition_in_the_chart_is_the_one_source(rendered: list[Json]) -> 
 
     assert shown["spec"] == source["spec"]
     assert shown["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_a_catalogue_of_charts_is_told_of_the_definition_as_it_is() -> None:
+    """Artifact Hub reads annotations; the example is a tier that workers take."""
+    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+    source = yaml.safe_load((CHART / "files/ratelimittiers.yaml").read_text())
+    (told,) = yaml.safe_load(annotations["artifacthub.io/crds"])
+    (example,) = yaml.safe_load(annotations["artifacthub.io/crdsExamples"])
+
+    assert (told["kind"], told["name"]) == (source["spec"]["names"]["kind"], source["metadata"]["name"])
+    assert [told["version"]] == [version["name"] for version in source["spec"]["versions"] if version["storage"]]
+    assert (example["kind"], example["apiVersion"]) == (told["kind"], f"{source['spec']['group']}/{told['version']}")
+    assert Tier.from_spec(example["metadata"]["name"], example["spec"])
 
 
 def test_the_definition_can_be_left_out_or_let_go(helm: Helm) -> None:
