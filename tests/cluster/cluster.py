@@ -7,7 +7,9 @@ behind, however it ended, is found and removed without a list of it.
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -19,11 +21,12 @@ from tests.cluster.network import connect, disconnect, make_bridge
 from tests.cluster.nodes import boot, import_image, join
 from tests.kube.control_plane import Kubectl, kubectl_for
 from tests.kube.processes import eventually
-from tests.kube.tools import CONTROL_PLANE, tool
+from tests.kube.tools import CONTROL_PLANE, locked, tool
 from tests.kube.tools import NODES as NODE_PROGRAMS
 
 ADDONS = Path(__file__).with_name("addons.yaml")
 READY_SECONDS = 120
+LOCK, GUARD_LOG = (STATE.with_name(f"{STATE.name}.{name}") for name in ("lock", "guard.log"))
 
 
 def build() -> list[Path]:
@@ -129,22 +132,33 @@ def cgroups_are_gone() -> bool:
     return True
 
 
-def guard() -> subprocess.Popen[bytes]:
-    """A process that takes the cluster down when its input is closed, be it because this process was killed."""
-    log = (STATE.parent / f"{STATE.name}-guard.log").open("wb")
-    with log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster.cluster", "guard"], stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-        )
+@contextmanager
+def running() -> Iterator[None]:
+    """Run the cluster until the block ends, or this process does; another run that has one is waited for.
+
+    A guard takes it down when its input is closed, be it because this process was killed. It holds the lock as well, to the end.
+    """
+    with locked(LOCK) as lock, GUARD_LOG.open("wb") as log:
+        command = [sys.executable, "-m", "tests.cluster.cluster", "guard"]
+        guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, pass_fds=[lock.fileno()])
+        try:
+            up()
+            yield
+        finally:
+            guard.communicate(timeout=READY_SECONDS)
 
 
-if __name__ == "__main__":
-    verb = sys.argv[1]
+def main(verb: str) -> None:
+    """`up` and `down` of the Makefile, and the guard of a run, which has the lock already."""
     if verb == "guard":
         sys.stdin.read()
         down()
-    elif verb == "down":
-        down()
-    else:
-        up()
+        return
+    with locked(LOCK):
+        down() if verb == "down" else up()
+    if verb == "up":
         print(f"Ready: nsenter --target {CONTROL.init} --net env KUBECONFIG={SERVER.admin_kubeconfig} bash", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -60,13 +60,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     if named:
         yield borrow(Path(named), tmp_path_factory.mktemp("cluster"))
         return
-    guard = own.guard()
-    try:
-        own.up()
-        with CONTROL.network():
-            yield SERVER
-    finally:
-        guard.communicate(timeout=own.READY_SECONDS)
+    with own.running(), CONTROL.network():
+        yield SERVER
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-# One cluster on a machine at a time: whoever finds one takes it down first.
+# One cluster on a computer at a time: what is found when a run has the lock is left over, and taken down.
 STATE = Path(tempfile.gettempdir()) / "tidegate-cluster"
 CONTROL_ADDRESS = "10.99.0.1"
 SERVICES = "10.96.0.0/16"

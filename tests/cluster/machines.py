@@ -20,6 +20,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 TREE = "tidegate"
 # What the kubelet would set on the whole computer.
 KERNEL_SETTINGS = {"kernel/panic": "10", "kernel/panic_on_oops": "1", "vm/overcommit_memory": "1"}
+# Where the programs of a cluster write that cannot be told another place.
+FOLDERS = ("/opt", "/usr/libexec", "/var/lib", "/var/log")
 CLONE_NEWNET = 0x40000000
 STOP_SECONDS = 20
 
@@ -44,11 +46,11 @@ class Machine:
         """Process id of the first of its processes, which holds the namespaces. Raises IndexError while it isn't running."""
         return processes(f"{self.cgroup}/init")[0]
 
-    def boot(self, disk: Path, folders: Sequence[str] = ()) -> None:
-        """Make its namespaces; each of the `folders` of this machine is one on its `disk`, and what is written to /run is in memory."""
+    def boot(self, disk: Path) -> None:
+        """Make its namespaces; what it writes is on its `disk`, or in memory where that is /run."""
         make_cgroup(f"{self.cgroup}/init")
         make_cgroup(f"{self.cgroup}/system")
-        mounts = ["mount -t tmpfs tmpfs /run", *own_folders(disk, folders), *own_settings(disk)]
+        mounts = ["mount -t tmpfs tmpfs /run", *own_folders(disk), *own_settings(disk)]
         script = " && ".join([*mounts, "ip link set lo up", "touch /run/booted", "exec sleep infinity"])
         isolated = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", script]
         self._spawn("init", isolated, f"{self.cgroup}/init")
@@ -113,12 +115,14 @@ class Machine:
             subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=STOP_SECONDS, check=True)
 
 
-def own_folders(disk: Path, folders: Sequence[str]) -> Iterator[str]:
-    """Commands that give a machine folders of its own."""
-    for folder in folders:
+def own_folders(disk: Path) -> Iterator[str]:
+    """Commands by which what a machine writes into some folders of the computer is on its own disk."""
+    for folder in FOLDERS:
         own = disk / folder.strip("/").replace("/", "-")
-        own.mkdir(parents=True, exist_ok=True)
-        yield f"mkdir -p {folder} && mount --bind {own} {folder}"
+        work = own.with_name(f"{own.name}.work")
+        for path in (own, work):
+            path.mkdir(parents=True, exist_ok=True)
+        yield f"mount -t overlay overlay -o lowerdir={folder},upperdir={own},workdir={work} {folder}"
 
 
 def own_settings(disk: Path) -> Iterator[str]:
@@ -200,6 +204,7 @@ def kill_pod(node: str, uid: str) -> None:
 
 def remove_cgroup(name: str) -> None:
     """Remove a cgroup that is empty, and its children, from every controller. Raises OSError while the kernel hasn't let go of it."""
-    for folder in hierarchies():
+    # The runtime of containers makes one of version 2 as well, which counts nothing.
+    for folder in CGROUPS.iterdir():
         for root, _, _ in os.walk(folder / name, topdown=False):
             Path(root).rmdir()

@@ -11,8 +11,6 @@ from tests.cluster.machines import Machine
 from tests.kube.processes import eventually
 from tests.kube.tools import tool
 
-# Where the programs of a node keep things, by default: folders of its own disk on each machine.
-FOLDERS = ("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/cni", "/var/log", "/opt", "/etc/cni")
 SOCKET = "/run/containerd/containerd.sock"
 CNI_PLUGINS = Path("/usr/lib/cni")
 PAUSE_IMAGE = "localhost/pause:1"
@@ -22,7 +20,7 @@ START_SECONDS = 60
 def boot(node: Node, machine: Machine) -> None:
     """Start the machine and its container runtime."""
     node.folder.mkdir(exist_ok=True)
-    machine.boot(node.folder, FOLDERS)
+    machine.boot(node.folder)
     write_settings(node)
     machine.start("containerd", ["containerd", "--config", str(node.folder / "containerd.toml")])
     eventually(lambda: "Server" in machine.run("ctr", "version", check=False), seconds=START_SECONDS)
@@ -38,6 +36,7 @@ def join(node: Node, machine: Machine) -> None:
     labels = ",".join(f"{name}={value}" for name, value in node.labels.items())
     flags = [f"--config={node.folder}/kubelet.yaml", f"--kubeconfig={SERVER.folder}/{node_user(node.name)}.kubeconfig"]
     flags += [f"--hostname-override={node.name}", f"--node-ip={node.address}", f"--node-labels={labels}"]
+    flags += [f"--root-dir={node.folder}/kubelet", f"--cert-dir={node.folder}/kubelet-certificates"]
     machine.start("kubelet", [str(tool("kubelet")), *flags])
     machine.start("kube-proxy", [str(tool("kube-proxy")), f"--config={node.folder}/kube-proxy.yaml"])
 
@@ -59,6 +58,7 @@ def containerd_settings(node: Node) -> str:
     """For containerd 1.6, which Debian has: no process may have itself spared by the kernel's memory killer here."""
     return f"""
 version = 2
+root = "{node.folder}/containerd"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_IMAGE}"
   restrict_oom_score_adj = true
@@ -73,7 +73,12 @@ version = 2
 
 def pod_network(node: Node) -> dict[str, Any]:
     """A bridge on each node, and addresses from the node's own range."""
-    addresses = {"type": "host-local", "ranges": [[{"subnet": node.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    addresses = {
+        "type": "host-local",
+        "dataDir": f"{node.folder}/addresses",
+        "ranges": [[{"subnet": node.pods}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
     bridge = {"type": "bridge", "bridge": "pods", "isGateway": True, "hairpinMode": True, "ipam": addresses}
     return {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]}
 
@@ -97,6 +102,7 @@ def kubelet_settings(node: Node) -> dict[str, Any]:
         "nodeLeaseDurationSeconds": 4,
         "nodeStatusUpdateFrequency": "2s",
         "resolvConf": f"{node.folder}/resolv.conf",
+        "volumePluginDir": f"{node.folder}/volume-plugins",
     }
 
 

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.machines import Machine, processes, remove_cgroup
+from tests.cluster.machines import TREE, Machine, processes, remove_cgroup
 
 
 @pytest.fixture
 def spare(tmp_path: Path) -> Iterator[Machine]:
     """A machine beside those of the cluster."""
     machine = Machine("spare")
-    machine.boot(tmp_path, ["/opt"])
+    machine.boot(tmp_path)
     yield machine
     machine.lose_power()
-    remove_cgroup(machine.cgroup)
+    remove_cgroup(machine.cgroup if processes(TREE) else TREE)
 
 
 def visible() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 HERE = Path(__file__).parent
 OLDEST_GO = (1, 26)
@@ -100,11 +101,11 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file, so that two test runs don't build the same program at once."""
+def locked(path: Path) -> Iterator[IO[str]]:
+    """Hold an exclusive lock on a file, so that two test runs don't build the same program at once; who inherits the file holds it too."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file
 
 
 def build(recipe: Recipe, program: Path) -> None:
