@@ -16,7 +16,7 @@ import yaml
 from tests.cluster.control_plane import CONTROL, SERVER, start_control_plane
 from tests.cluster.images import build_all
 from tests.cluster.layout import NODES, STATE, VOLUMES_OF_A_NODE, Node
-from tests.cluster.machines import TREE, Machine, hierarchies, kill, remove_cgroup
+from tests.cluster.machines import TREE, Machine, check_computer, kill, remove_cgroup
 from tests.cluster.network import connect, disconnect, make_bridge
 from tests.cluster.nodes import boot, import_image, join
 from tests.kube.control_plane import Kubectl, kubectl_for
@@ -31,7 +31,7 @@ LOCK, GUARD_LOG = (STATE.with_name(f"{STATE.name}.{name}") for name in ("lock", 
 
 def build() -> list[Path]:
     """Build programs and images that this computer has not built yet, and return the archives of the images."""
-    hierarchies()
+    check_computer()
     for name in ("etcd", *CONTROL_PLANE, *NODE_PROGRAMS, "coredns", "helm"):
         tool(name)
     return build_all()

@@ -9,12 +9,13 @@ from kubernetes import client
 from tests.cluster import cluster as own
 from tests.cluster.borrowed import borrow
 from tests.cluster.control_plane import CONTROL, SERVER
+from tests.cluster.machines import MachineUnfit
 from tests.cluster.notes import install_by_the_notes
 from tests.cluster.release import Release
 from tests.kube.chart import Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, kubectl_for
 from tests.kube.tiers import TierClient
-from tests.kube.tools import tool
+from tests.kube.tools import ToolUnavailable, tool
 
 from tidegate.local.keys import Keys
 
@@ -35,7 +36,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what the tests need before any of them starts: a first build takes longer than a test may."""
     needed = any("cluster" in getattr(item, "fixturenames", ()) and HERE in item.path.parents for item in session.items)
     if needed and not session.config.option.collectonly and not os.environ.get("KUBECONFIG"):
-        own.build()
+        try:
+            own.build()
+        except (MachineUnfit, ToolUnavailable) as ex:
+            raise pytest.UsageError(str(ex)) from ex
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import aiohttp
 
 URL, TOKEN, RATE = os.environ["URL"], os.environ["TOKEN"], float(os.environ["RATE"])
 TIMEOUT_SECONDS = 5
-WARM_AFTER = 20
+WARM_AFTER = 100
 WARM = Path("/tmp/warm")
 
 

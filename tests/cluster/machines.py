@@ -142,14 +142,19 @@ def enter_network(descriptor: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def hierarchies() -> list[Path]:
-    """Where each cgroup controller is mounted. Raises MachineUnfit where version 1 isn't, for which alone this was tried."""
-    found = [folder for folder in CGROUPS.iterdir() if (folder / "tasks").exists()]
-    if not any(folder.name == "memory" for folder in found):
+def check_computer() -> None:
+    """Raises MachineUnfit where no machine can be made: without root, or without cgroups of version 1, for which alone this was tried."""
+    if os.geteuid() != 0:
+        raise MachineUnfit("the cluster of the tests needs root, for its namespaces; elsewhere use kind: KUBECONFIG=... make test-cluster")
+    if not any(folder.name == "memory" for folder in hierarchies()):
         raise MachineUnfit(
             "the cluster of the tests needs the controllers of cgroup version 1; elsewhere use kind: KUBECONFIG=... make test-cluster"
         )
-    return found
+
+
+def hierarchies() -> list[Path]:
+    """Where each controller of the cgroups of version 1 is mounted."""
+    return [folder for folder in CGROUPS.iterdir() if (folder / "tasks").exists()]
 
 
 def make_cgroup(name: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.machines import TREE, Machine, processes, remove_cgroup
+from tests.cluster.machines import TREE, Machine, MachineUnfit, check_computer, processes, remove_cgroup
 
 
 @pytest.fixture
@@ -16,6 +16,14 @@ def spare(tmp_path: Path) -> Iterator[Machine]:
     yield machine
     machine.lose_power()
     remove_cgroup(machine.cgroup if processes(TREE) else TREE)
+
+
+def test_without_root_the_message_says_what_else_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is built or started."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+
+    with pytest.raises(MachineUnfit, match=r"needs root.*kind"):
+        check_computer()
 
 
 def visible() -> tuple[str, ...]:
