@@ -21,9 +21,9 @@ from tests.conftest import Valkey, valkey_binary
 from tests.kube.chart import Helm
 from tests.kube.conftest import make_namespace
 from tests.kube.control_plane import ControlPlane, Kubectl
-from tests.kube.lanes import LaneObjects, dedicated, pod_of, states
+from tests.kube.lanes import KINDS, LaneObjects, dedicated, pod_of, states
 from tests.kube.processes import Program, eventually, free_port
-from tests.kube.stage import Regions, operator
+from tests.kube.stage import DEFAULT_TIER, Regions, operator
 from tests.kube.tiers import Json, TierClient, condition, limited
 from tests.redis.cache_stage import Documents, cache_status, serving
 from tests.redis.conftest import Issuer
@@ -33,6 +33,7 @@ from tidegate.contract.codec import decode_tier
 from tidegate.contract.lanes import lane_password, lane_url
 from tidegate_operator.desired import DesiredTier, desired_tier
 from tidegate_operator.kubernetes_api import KubernetesApi
+from tidegate_operator.lane_objects import LANE
 from tidegate_operator.lane_site import LaneSite
 from tidegate_operator.lanes import Lanes
 
@@ -40,9 +41,13 @@ NO_LANE = {"cache": {"lane": "None", "memory": None}}
 
 
 @pytest.fixture
-def found(kubectl: Kubectl, watched: TierClient) -> LaneObjects:
-    """The lanes of the operator's namespace."""
-    return LaneObjects(kubectl, watched.namespace)
+def found(kubectl: Kubectl, watched: TierClient) -> Iterator[LaneObjects]:
+    """The lanes of the operator's namespace. A test's tiers are deleted after it, and what they own: nobody collects it here."""
+    objects = LaneObjects(kubectl, watched.namespace)
+    yield objects
+    for name in watched.names() - {DEFAULT_TIER}:
+        watched.delete(name)
+    objects.run("delete", ",".join(KINDS), "--selector", LANE)
 
 
 def published(region: Any, tier: str) -> str:

@@ -1,6 +1,7 @@
 """The operator on a real API server and two real regions: what workers enforce, what the status says, what it may do."""
 
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -73,9 +74,11 @@ def test_a_deleted_tier_is_gone_from_every_region(running: Program, watched: Tie
     assert all("deleted" not in region.stored() for region in regions)
 
 
-def test_a_log_level_holds_for_the_libraries_too(watched: TierClient, regions: Regions, kubeconfig: Path, tmp_path: Path) -> None:
+def test_a_log_level_holds_for_the_libraries_too(
+    watched: TierClient, regions: Regions, kubeconfig: Path, lanes: Mapping[str, str], tmp_path: Path
+) -> None:
     """Quiet is quiet: no line of kopf's for an event, and none of aiohttp's for a probe."""
-    quiet, health = operator(tmp_path, regions, kubeconfig, watched.namespace), f"http://127.0.0.1:{free_port()}/healthz"
+    quiet, health = operator(tmp_path, regions, kubeconfig, watched.namespace, **lanes), f"http://127.0.0.1:{free_port()}/healthz"
     quiet.command += ["--liveness", health]
     quiet.environment["TIDEGATE_OPERATOR_LOG_LEVEL"] = "warning"
     with quiet:

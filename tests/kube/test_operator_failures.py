@@ -1,6 +1,7 @@
 """The operator when things fail around it: an emptied Redis, a lost region, a second operator, a restart."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,10 @@ def test_a_lost_region_does_not_hold_up_a_deletion(running: Program, watched: Ti
 
 
 def test_two_operators_at_once_do_no_harm(
-    running: Program, watched: TierClient, regions: Regions, kubeconfig: Path, tmp_path: Path
+    running: Program, watched: TierClient, regions: Regions, kubeconfig: Path, lanes: Mapping[str, str], tmp_path: Path
 ) -> None:
     """A second one, as during a rollout, neither rolls a tier back nor fights over it."""
-    with operator(tmp_path, regions, kubeconfig, watched.namespace) as second:
+    with operator(tmp_path, regions, kubeconfig, watched.namespace, **lanes) as second:
         second.wait_until(lambda: all(watchers(region.valkey) == 2 for region in regions), seconds=20)
         for number in range(20):
             watched.create(f"shared-{number}", limited(100))
