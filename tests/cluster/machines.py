@@ -7,8 +7,8 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +86,7 @@ class Machine:
 
         def is_gone() -> bool:
             found = [process for process in processes(f"{self.cgroup}/system") if program_of(process) == program]
-            for process in found:
-                os.kill(process, signal.SIGKILL)
+            kill_once(found)
             return not found
 
         eventually(is_gone, seconds=STOP_SECONDS)
@@ -190,21 +189,23 @@ def kill(cgroup: str) -> None:
     """End every process of a cgroup, and those that they start meanwhile."""
 
     def is_empty() -> bool:
-        for process in processes(cgroup):
-            try:
-                os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        kill_once(processes(cgroup))
         return not processes(cgroup)
 
     eventually(is_empty, seconds=STOP_SECONDS)
 
 
+def kill_once(found: Iterable[int]) -> None:
+    """Send SIGKILL to each of these processes; one that is gone already is fine."""
+    for process in found:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
 def kill_pod(node: str, uid: str) -> None:
     """Send SIGKILL to every process of a pod, once: its kubelet starts it again."""
     for folder in (CGROUPS / "pids" / Machine(node).cgroup / "kubepods").rglob(f"pod{uid}"):
-        for process in processes(str(folder.relative_to(CGROUPS / "pids"))):
-            os.kill(process, signal.SIGKILL)
+        kill_once(processes(str(folder.relative_to(CGROUPS / "pids"))))
 
 
 def remove_cgroup(name: str) -> None:

@@ -1,6 +1,7 @@
 """The operator as a pod: killed, with many tiers, and without an API server."""
 
 import re
+import time
 
 import pytest
 from tests.cluster import control_plane
@@ -28,9 +29,11 @@ def test_an_edit_made_while_the_operator_is_gone_is_enforced_by_the_next(release
     (pod,) = release.pods("operator")
     release.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     release.tiers.edit(edited, **limited(50))
+    started = time.monotonic()
 
     eventually(lambda: release.tiers.is_ready(edited), seconds=60)
 
+    figures("an edit made while the operator is killed is enforced after", f"{time.monotonic() - started:.1f} s")
     release.wait_until_ready()
     assert release.pods("operator")[0]["metadata"]["uid"] != pod["metadata"]["uid"]
 
@@ -51,12 +54,14 @@ def test_an_api_server_that_is_restarted_under_the_operator_does_not_stop_it(rel
 def test_a_thousand_tiers_are_all_enforced(release: Release, figures: Figures) -> None:
     """Within the memory that the chart gives the operator."""
     before = operator_pod(release)
+    started = time.monotonic()
     names = [f"many-{number}" for number in range(MANY)]
     for name in names:
         release.tiers.create(name, limited(10))
 
     eventually(lambda: len(release.tiers.names()) >= MANY and release.tiers.all_ready(), seconds=300)
 
+    figures(f"{MANY} tiers, one after the other, all enforced after", f"{time.monotonic() - started:.0f} s")
     status = release.kubectl("exec", OPERATOR, "--", "cat", "/proc/1/status")
     now, peak = (re.search(rf"{field}:\s+(\d+) kB", status) for field in ("VmRSS", "VmHWM"))
     assert now
