@@ -17,6 +17,7 @@ from tidegate.connections.url import RedisUrl
 from tidegate.contract import keys
 from tidegate.contract.lanes import lane_url
 from tidegate.contract.tier import Lane as LaneKind
+from tidegate_operator.lane_objects import RULES
 
 ROOT = Path(__file__).parents[2]
 USER = "tidegate-lane"
@@ -27,6 +28,12 @@ def documented() -> list[str]:
     """The rules of the line to paste."""
     [line] = re.findall(rf"^ACL SETUSER {USER} (.*)$", (ROOT / "docs/cache.md").read_text(), re.MULTILINE)
     return str(line).split()
+
+
+def test_the_operator_and_the_chart_give_it_the_same() -> None:
+    password, *rules = documented()[2:]
+
+    assert (password, " ".join(rules)) == (">PASSWORD", RULES)
 
 
 async def work(address: str) -> None:
