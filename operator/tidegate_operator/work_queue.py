@@ -31,6 +31,7 @@ class WorkQueue:
         self._waiting: dict[str, None] = {}
         self._busy: set[str] = set()
         self._failures: dict[str, int] = {}
+        self._retries: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
 
     def add(self, key: str) -> None:
@@ -68,8 +69,11 @@ class WorkQueue:
             await self._wake.wait()
 
     def _settle(self, key: str, *, is_done: bool) -> None:
+        # One retry waits at most: a key that was added meanwhile, and failed again, would otherwise come back once more often from then on.
+        if retry := self._retries.pop(key, None):
+            retry.cancel()
         if is_done:
             self._failures.pop(key, None)
             return
         self._failures[key] = self._failures.get(key, 0) + 1
-        asyncio.get_running_loop().call_later(backoff_seconds(self._failures[key]), self.add, key)
+        self._retries[key] = asyncio.get_running_loop().call_later(backoff_seconds(self._failures[key]), self.add, key)
