@@ -68,10 +68,12 @@ class Lanes:
         """Take what the API server shows of a lane's StatefulSet. Returns the name of its tier."""
         seen = seen_lane(body)
         known = self._seen.get(seen.name)
+        if known and known.version > seen.version:
+            return seen.tier  # an answer to us may be older than the last event, and the end of a lane than the one that was made since
         if is_gone:
             self._seen.pop(seen.name, None)
             self._applied.pop(seen.name, None)
-        elif known is None or known.version <= seen.version:  # an answer to us may be older than the last event
+        else:
             self._seen[seen.name] = seen
         return seen.tier
 

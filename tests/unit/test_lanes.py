@@ -120,6 +120,20 @@ async def test_an_answer_that_is_older_than_the_last_event_changes_no_state(lane
     assert (await lanes.keep(tier(generation=2))).lanes["dublin"].state == "Ready"
 
 
+async def test_a_lane_that_was_made_again_is_not_forgotten_at_the_late_news_of_its_predecessors_end(lanes: Lanes, kubernetes: Kubernetes):
+    """Dedicated, None, Dedicated, None within a moment: nobody would remove the second lane, which nothing orders after the first."""
+    await lanes.keep(tier())
+    first = kubernetes.last | {"metadata": kubernetes.last["metadata"] | {"resourceVersion": str(kubernetes.version + 1)}}
+    await lanes.keep(tier("", 2))
+    await lanes.keep(tier(generation=3))
+    kubernetes.taken()
+
+    lanes.see(first, is_gone=True)
+    await lanes.keep(tier("", 4))
+
+    assert kubernetes.taken() == REMOVED
+
+
 async def test_a_lane_that_was_made_in_part_is_removed_when_it_is_not_wanted_any_more(lanes: Lanes, kubernetes: Kubernetes):
     kubernetes.refused = {"statefulsets"}
     failed = await lanes.keep(tier())
