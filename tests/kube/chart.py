@@ -39,9 +39,9 @@ class Helm:
         """Upgrade the release, with the values of the options alone."""
         self._run("upgrade", RELEASE, str(CHART), *options)
 
-    def refusal(self, *options: str) -> str:
-        """What Helm says to an upgrade that it refuses."""
-        done = self._start("upgrade", RELEASE, str(CHART), *options)
+    def refusal(self, *options: str, release: str = RELEASE) -> str:
+        """What Helm says to an upgrade that it refuses, or to an installation where there is no such release."""
+        done = self._start("upgrade", "--install", release, str(CHART), *options)
         assert done.returncode != 0, done.stdout
         return done.stderr
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from redis import Redis
 from tests.conftest import Valkey
-from tests.kube.chart import ROOT, Helm
+from tests.kube.chart import RELEASE, ROOT, Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
 from tests.kube.processes import eventually
 from tests.kube.stage import operator, watchers
@@ -272,6 +272,17 @@ def test_secrets_of_ones_own_are_used_and_none_is_made(helm: Helm, kubectl: Kube
     assert secrets(kubectl, helm) == {}
     assert {workload["kind"] for workload in found} == {"Deployment"}
     assert set(secret_names(found)) == {"my-keys", "my-redis", "my-lanes"}
+
+
+def test_a_second_release_in_a_namespace_is_refused_with_a_sentence(helm: Helm) -> None:
+    """Both operators would write the status of every tier, each in answer to the other, a hundred times a second."""
+    helm.install()
+
+    refusal = helm.refusal("--set", "crds.enabled=false", release="other")
+
+    assert f'namespace "{helm.namespace}": release "{RELEASE}" is here already' in refusal
+    assert "choose another namespace" in refusal
+    helm.upgrade()
 
 
 def secret_names(node: Any) -> Iterator[str]:
