@@ -23,6 +23,7 @@ from tests.kube.conftest import make_namespace
 from tests.kube.control_plane import ControlPlane, Kubectl
 from tests.kube.lanes import KINDS, LaneObjects, dedicated, pod_of, states
 from tests.kube.processes import Program, eventually, free_port
+from tests.kube.rights import RIGHTS, rendered, sign_in, without
 from tests.kube.stage import DEFAULT_TIER, Regions, operator
 from tests.kube.tiers import Json, TierClient, condition, limited
 from tests.redis.cache_stage import Documents, cache_status, serving
@@ -255,7 +256,6 @@ def test_an_operator_that_makes_no_lanes_says_so_and_needs_no_right_to_them(
 
 # --- rights ------------------------------------------------------------------------------------------------------------------
 
-RIGHTS = ("ServiceAccount", "Role", "RoleBinding")
 NEEDED = [
     ("statefulsets", "create"),
     ("statefulsets", "patch"),
@@ -271,36 +271,6 @@ NEEDED = [
     ("networkpolicies", "delete"),
 ]
 WATCHED = [("statefulsets", "list"), ("statefulsets", "watch")]
-
-
-def rendered(built: Callable[[str], Path], cluster: ControlPlane, namespace: str, *options: str) -> list[Json]:
-    """Who the operator is and what it may, as the chart says."""
-    return Helm(built("helm"), cluster, namespace).render_kinds(*RIGHTS, options=options)
-
-
-def without(rights: list[Json], resource: str, verb: str) -> list[Json]:
-    """The same rights but for one verb."""
-    (role,) = (one for one in rights if one["kind"] == "Role")
-    rules = [
-        {**rule, "resources": [name], "verbs": [held for held in rule["verbs"] if (name, held) != (resource, verb)]}
-        for rule in role["rules"]
-        for name in rule["resources"]
-    ]
-    assert sum(len(rule["verbs"]) for rule in rules) == sum(len(rule["verbs"]) * len(rule["resources"]) for rule in role["rules"]) - bool(
-        verb
-    )
-    return [{**one, "rules": rules} if one["kind"] == "Role" else one for one in rights]
-
-
-def sign_in(kubectl: Kubectl, cluster: ControlPlane, namespace: str, rights: list[Json]) -> Path:
-    """A kubeconfig of the service account, which has these rights by now."""
-    kubectl("apply", "--namespace", namespace, "--filename", "-", stdin=yaml.safe_dump_all(rights))
-    account = next(one["subjects"][0]["name"] for one in rights if one["kind"] == "RoleBinding")
-    token = kubectl("create", "token", account, "--namespace", namespace, "--duration", "1h").strip()
-    path = cluster.kubeconfig(f"{account}-{namespace}", token)
-    question = ("auth", "can-i", "list", "ratelimittiers.tidegate.dev", "--namespace", namespace, "--kubeconfig", str(path))
-    eventually(lambda: kubectl(*question, check=False).strip() == "yes", seconds=10)
-    return path
 
 
 def tier(cache: Json, generation: int) -> DesiredTier:
