@@ -54,6 +54,11 @@ def cache_status(release: Release, region: str, tier: str, path: str) -> str:
     return answer.headers["cache-status"]
 
 
+def wait_for_a_hit(release: Release, region: str, tier: str, path: str) -> None:
+    """Wait until an answer comes from the lane: nodes hear of a new one a moment after it is ready, and requests do without till then."""
+    eventually(lambda: "Dedicated; hit" in cache_status(release, region, tier, path), seconds=10)
+
+
 def bought(release: Release, tier: str) -> str:
     """Where the entry of a purchase is, which lanes keep."""
     with release.region("frankfurt", tier, tenant=tier) as customer:
@@ -62,7 +67,7 @@ def bought(release: Release, tier: str) -> str:
 
 
 def test_a_tiers_lanes_have_the_memory_it_asks_for_and_answer_in_each_region(release: Release, tiers: tuple[str, str]) -> None:
-    """A pod in each region, with a quarter and 32 MiB above what is kept; the second answer comes from it."""
+    """A pod in each region, with a quarter and 32 MiB above what is kept; answers come from it."""
     tier, _ = tiers
     path = bought(release, tier)
 
@@ -70,16 +75,14 @@ def test_a_tiers_lanes_have_the_memory_it_asks_for_and_answer_in_each_region(rel
 
     assert {region: memory(pod) for region, pod in found.items()} == dict.fromkeys(REGIONS, ("52Mi", "52Mi", ["16mb"]))
     for region in REGIONS:
-        first, second = (cache_status(release, region, tier, path) for _ in range(2))
-        assert ("Dedicated; fwd=uri-miss" in first, "Dedicated; hit" in second) == (True, True), (first, second)
+        wait_for_a_hit(release, region, tier, path)
 
 
 def test_a_neighbour_that_fills_its_lane_takes_nothing_from_another(release: Release, tiers: tuple[str, str]) -> None:
     """Four times what fits into the neighbour's: it drops its own, and the other lane still answers."""
     tier, noisy = tiers
     path = bought(release, tier)
-    for _ in range(2):
-        cache_status(release, "frankfurt", tier, path)
+    wait_for_a_hit(release, "frankfurt", tier, path)
     before = lanes(release, tier)["frankfurt"]["status"]["containerStatuses"][0]["restartCount"]
 
     flood = ("exec", "--stdin", "deployment/tidegate-api-frankfurt", "--", "python", "-", noisy, "64")
