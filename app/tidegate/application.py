@@ -48,6 +48,7 @@ from tidegate.routing import Router
 from tidegate.settings import Settings, read_secret
 from tidegate.store.base import ConsistentStore
 from tidegate.store.connect import open_store
+from tidegate.store.gathered import GatheredReads
 from tidegate.store.health import StoreHealth
 from tidegate.store.measured import MeasuredStore
 from tidegate.store.regional import RegionalMemory
@@ -210,7 +211,7 @@ def _open_adapters(settings: Settings) -> Adapters:
     measures, mutations = Measures(), MutationMeasures()
     limiter = limiter_of(regional, shards=settings.limits_shards, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
     measured = MeasuredStore(open_store(settings.store_url, timeout_seconds=settings.store_timeout_seconds))
-    store = TrustedStore(measured, RegionalMemory(regional))
+    store = TrustedStore(GatheredReads(measured), RegionalMemory(regional))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

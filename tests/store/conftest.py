@@ -15,6 +15,7 @@ from tidegate.connections.connect import connect
 from tidegate.connections.etcd import EtcdServers
 from tidegate.store.base import ConsistentStore
 from tidegate.store.etcd import EtcdStore
+from tidegate.store.gathered import GatheredReads
 from tidegate.store.redis import RedisStore
 
 
@@ -82,7 +83,7 @@ def on_server(server: Valkey) -> ConsistentStore:
 
 
 # Redis beside Valkey where the machine has it; the wheel that all machines have is Valkey's.
-KINDS = ["valkey", *(["redis"] if shutil.which("redis-server") else []), pytest.param("etcd", marks=pytest.mark.etcd)]
+KINDS = ["valkey", "gathered", *(["redis"] if shutil.which("redis-server") else []), pytest.param("etcd", marks=pytest.mark.etcd)]
 
 
 @pytest.fixture(params=KINDS)
@@ -90,6 +91,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[ConsistentStore
     """An empty store of each kind."""
     stores: dict[str, Callable[[], ConsistentStore]] = {
         "valkey": lambda: on_server(request.getfixturevalue("shared_valkey")),
+        "gathered": lambda: GatheredReads(on_server(request.getfixturevalue("shared_valkey"))),
         "redis": lambda: on_server(request.getfixturevalue("shared_redis_server")),
         "etcd": lambda: EtcdStore(EtcdServers.read(request.getfixturevalue("etcd").url), timeout_seconds=5),
     }
