@@ -46,8 +46,8 @@ STEPS = (
     Contender("server: uvicorn in our worker", "nothing", "/"),
     Contender("Falcon: route and responder", "falcon", "/bench/bare", base="server: uvicorn in our worker"),
     Contender("our middleware, resource without a token", "api", "/bench/bare", base="Falcon: route and responder"),
-    Contender("token looked up, pseudonym, tier", "api", "/bench/unlimited", base="our middleware, resource without a token"),
-    Contender("decision on three windows", "api", "/bench/limited", "shadow", base="token looked up, pseudonym, tier"),
+    Contender("token looked up, pseudonym, tier, seat", "api", "/bench/unlimited", base="our middleware, resource without a token"),
+    Contender("decision on three windows", "api", "/bench/limited", "shadow", base="token looked up, pseudonym, tier, seat"),
     Contender("RateLimit fields", "api", "/bench/limited", base="decision on three windows"),
 )
 NONE, OURS = "no limit", "tidegate, three windows"
