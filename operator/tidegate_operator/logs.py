@@ -9,10 +9,11 @@ import structlog
 def configure_logging(level: str, form: str) -> None:
     """Write lines of at least `level` to standard error, as JSON or, when `form` is plain, for a terminal.
 
-    The level holds for what libraries log too: kopf a line for each event, aiohttp one for each probe.
+    The level holds for what libraries log too, such as kopf's line for each event. Only aiohttp's for each probe is for debugging alone.
     """
     lowest = logging.getLevelNamesMapping()[level.upper()]
     logging.getLogger().setLevel(lowest)
+    logging.getLogger("aiohttp.access").setLevel(lowest if lowest <= logging.DEBUG else max(lowest, logging.WARNING))
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(lowest),
         processors=[

@@ -1,0 +1,36 @@
+"""What the operator writes at which level."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from tidegate_operator.logs import configure_logging
+
+NAMES = ("", "aiohttp.access")
+
+
+@pytest.fixture(autouse=True)
+def levels() -> Iterator[None]:
+    """Leave other tests what they had."""
+    before = {name: logging.getLogger(name).level for name in NAMES}
+    yield
+    structlog.reset_defaults()
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.parametrize(("level", "is_shown"), [("debug", True), ("info", False), ("error", False)])
+def test_a_probe_is_worth_a_line_to_who_debugs_alone(level: str, is_shown: bool) -> None:
+    configure_logging(level, "json")
+
+    assert logging.getLogger("aiohttp.access").isEnabledFor(logging.INFO) is is_shown
+
+
+def test_what_goes_wrong_with_a_probe_is_shown_unless_errors_alone_are() -> None:
+    configure_logging("info", "json")
+    assert logging.getLogger("aiohttp.access").isEnabledFor(logging.WARNING)
+
+    configure_logging("error", "json")
+    assert not logging.getLogger("aiohttp.access").isEnabledFor(logging.WARNING)
