@@ -134,6 +134,14 @@ def test_a_name_that_would_have_to_be_cut_is_refused(helm: Helm, value: str) -> 
     assert value in result.stderr
 
 
+def test_every_pod_runs_as_an_account_that_there_is(rendered: list[Json]) -> None:
+    """No pod is made for one that is not, and only a controller would notice."""
+    made = {document["metadata"]["name"] for document in rendered if document["kind"] == "ServiceAccount"}
+    named = {pod.get("serviceAccountName", "default") for pod in pods(rendered)}
+
+    assert named - {"default"} == made
+
+
 def test_service_accounts_are_made_named_and_annotated_as_told(helm: Helm, rendered: list[Json]) -> None:
     role = "api.serviceAccount.annotations.role=reader"
     made = render(helm, "--set", f"api.serviceAccount.name=workers,{role},operator.serviceAccount.create=false")

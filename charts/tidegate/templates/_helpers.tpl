@@ -91,10 +91,10 @@ topologySpreadConstraints:
   {{- end }}
 {{- end }}
 
-{{/* Name of a component's service account. Call with a scope and the component's "values". */}}
+{{/* Name of a component's service account, the same in all regions. Call with a scope and the component's "values". */}}
 {{- define "tidegate.serviceAccount" -}}
 {{- $values := .values -}}
-{{ $values.serviceAccount.name | default ($values.serviceAccount.create | ternary (include "tidegate.objectName" .) "default") }}
+{{ $values.serviceAccount.name | default ($values.serviceAccount.create | ternary (include "tidegate.objectName" (omit . "region")) "default") }}
 {{- end }}
 
 {{/* How the Service of all regions chooses, where the cluster's version has a way to say so. */}}
