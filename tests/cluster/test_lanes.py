@@ -9,6 +9,8 @@ from tests.cluster.release import Release
 from tests.kube.processes import eventually
 from tests.kube.tiers import Json, limited
 
+from tidegate.local.client import Client
+
 REGIONS = ("frankfurt", "dublin")
 FLOOD = Path(__file__).with_name("flood.py")
 KINDS = "statefulsets,pods,services,secrets,networkpolicies"
@@ -46,17 +48,19 @@ def memory(pod: Json) -> tuple[str, str, list[str]]:
     return container["resources"]["requests"]["memory"], container["resources"]["limits"]["memory"], told
 
 
-def cache_status(release: Release, region: str, tier: str, path: str) -> str:
+def cache_status(customer: Client, path: str) -> str:
     """What an answer says of the lane."""
-    with release.region(region, tier, tenant=tier) as customer:
-        answer = customer.get(path)
+    answer = customer.get(path)
     assert answer.status == 200
     return answer.headers["cache-status"]
 
 
-def wait_for_a_hit(release: Release, region: str, tier: str, path: str) -> None:
-    """Wait until an answer comes from the lane: nodes hear of a new one a moment after it is ready, and requests do without till then."""
-    eventually(lambda: "Dedicated; hit" in cache_status(release, region, tier, path), seconds=10)
+def wait_for_a_hit(customer: Client, path: str) -> None:
+    """Wait until an answer comes from the lane: nodes hear of a new one a moment after it is ready, and requests do without till then.
+
+    One customer all along: an answer is kept for the host that it asked.
+    """
+    eventually(lambda: "Dedicated; hit" in cache_status(customer, path), seconds=10)
 
 
 def bought(release: Release, tier: str) -> str:
@@ -75,21 +79,23 @@ def test_a_tiers_lanes_have_the_memory_it_asks_for_and_answer_in_each_region(rel
 
     assert {region: memory(pod) for region, pod in found.items()} == dict.fromkeys(REGIONS, ("52Mi", "52Mi", ["16mb"]))
     for region in REGIONS:
-        wait_for_a_hit(release, region, tier, path)
+        with release.region(region, tier, tenant=tier) as customer:
+            wait_for_a_hit(customer, path)
 
 
 def test_a_neighbour_that_fills_its_lane_takes_nothing_from_another(release: Release, tiers: tuple[str, str]) -> None:
     """Four times what fits into the neighbour's: it drops its own, and the other lane still answers."""
     tier, noisy = tiers
     path = bought(release, tier)
-    wait_for_a_hit(release, "frankfurt", tier, path)
     before = lanes(release, tier)["frankfurt"]["status"]["containerStatuses"][0]["restartCount"]
+    with release.region("frankfurt", tier, tenant=tier) as customer:
+        wait_for_a_hit(customer, path)
 
-    flood = ("exec", "--stdin", "deployment/tidegate-api-frankfurt", "--", "python", "-", noisy, "64")
-    kept = int(release.kubectl(*flood, stdin=FLOOD.read_text()))
+        flood = ("exec", "--stdin", "deployment/tidegate-api-frankfurt", "--", "python", "-", noisy, "64")
+        kept = int(release.kubectl(*flood, stdin=FLOOD.read_text()))
 
-    assert 0 < kept * 65536 < 16 * MEBIBYTE
-    assert "Dedicated; hit" in cache_status(release, "frankfurt", tier, path)
+        assert 0 < kept * 65536 < 16 * MEBIBYTE
+        assert "Dedicated; hit" in cache_status(customer, path)
     assert lanes(release, tier)["frankfurt"]["status"]["containerStatuses"][0]["restartCount"] == before
 
 
