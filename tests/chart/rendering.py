@@ -13,9 +13,9 @@ Helm = Callable[..., subprocess.CompletedProcess[str]]
 Json = dict[str, Any]
 
 
-def render(helm: Helm, *arguments: str) -> list[Json]:
+def render(helm: Helm, *arguments: str, chart: Path = CHART) -> list[Json]:
     """All objects, in the namespace `apis`. Fails with what Helm says."""
-    result = helm("template", "tidegate", str(CHART), "--namespace", "apis", *arguments)
+    result = helm("template", "tidegate", str(chart), "--namespace", "apis", *arguments)
     assert result.returncode == 0, result.stderr
     return [document for document in yaml.safe_load_all(result.stdout) if document]
 

@@ -20,17 +20,18 @@ tidegate.dev/region: {{ . | quote }}
 {{- end }}
 {{- end }}
 
-{{- define "tidegate.ownLabels" -}}
+{{/* Of pods: no version either, or each upgrade would restart the servers, and with a region's Redis forget what customers have used. */}}
+{{- define "tidegate.podLabels" -}}
 {{ include "tidegate.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: tidegate
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Own labels, by which selectors find pods, before those that a user adds to everything. */}}
+{{/* Own labels before those that a user adds to everything. */}}
 {{- define "tidegate.labels" -}}
-{{ merge (include "tidegate.ownLabels" . | fromYaml) .root.Values.commonLabels | toYaml }}
+{{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" -}}
+{{- $versions := dict "app.kubernetes.io/version" .root.Chart.AppVersion "helm.sh/chart" $chart -}}
+{{ merge (include "tidegate.podLabels" . | fromYaml) $versions .root.Values.commonLabels | toYaml }}
 {{- end }}
 
 {{/* What an object is called unless it has another name: release, component, region. Call with a scope. */}}
@@ -50,7 +51,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{/* Call with a scope, the component's "values" and, where its pods have some, "annotations". */}}
 {{- define "tidegate.podMetadata" -}}
 {{- $values := .values -}}
-labels: {{- merge (include "tidegate.labels" . | fromYaml) $values.podLabels | toYaml | nindent 2 }}
+labels: {{- merge (include "tidegate.podLabels" . | fromYaml) .root.Values.commonLabels $values.podLabels | toYaml | nindent 2 }}
 {{- with merge (dict) (.annotations | default dict) $values.podAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -1,0 +1,21 @@
+"""What follows from the version of the chart, and what must not."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+from tests.chart.rendering import CHART, Helm, render, templates
+
+SAME = ("--set-string", "api.image.tag=1,operator.image.tag=1,redis.passwordSeed=0123456789abcdef0123456789abcdef")
+
+
+def test_another_version_of_the_chart_restarts_no_pod_by_itself(helm: Helm, tmp_path: Path) -> None:
+    """A region's Redis that is restarted has forgotten what customers used, and the only store is away meanwhile."""
+    other = Path(shutil.copytree(CHART, tmp_path / "tidegate"))
+    metadata = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    (other / "Chart.yaml").write_text(yaml.safe_dump(metadata | {"version": "99.0.0", "appVersion": "99.0.0"}))
+
+    present, later = render(helm, *SAME), render(helm, *SAME, chart=other)
+
+    assert later[0]["metadata"]["labels"]["helm.sh/chart"] == "tidegate-99.0.0"
+    assert list(templates(later)) == list(templates(present))
