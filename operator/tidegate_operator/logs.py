@@ -5,15 +5,19 @@ import sys
 
 import structlog
 
+CHATTY = ("aiohttp.access", "kopf.activities.probe", "kopf.objects")
+"""Loggers of libraries with a line for each probe and for each event of each object."""
+
 
 def configure_logging(level: str, form: str) -> None:
     """Write lines of at least `level` to standard error, as JSON or, when `form` is plain, for a terminal.
 
-    The level holds for what libraries log too, such as kopf's line for each event. Only aiohttp's for each probe is for debugging alone.
+    The level holds for what libraries log too. That a probe was answered or an event handed on is for debugging alone.
     """
     lowest = logging.getLevelNamesMapping()[level.upper()]
     logging.getLogger().setLevel(lowest)
-    logging.getLogger("aiohttp.access").setLevel(lowest if lowest <= logging.DEBUG else max(lowest, logging.WARNING))
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(lowest if lowest <= logging.DEBUG else max(lowest, logging.WARNING))
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(lowest),
         processors=[

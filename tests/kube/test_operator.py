@@ -74,6 +74,19 @@ def test_a_deleted_tier_is_gone_from_every_region(running: Program, watched: Tie
     assert all("deleted" not in region.stored() for region in regions)
 
 
+@pytest.mark.parametrize(("level", "is_told"), [("debug", True), ("info", False)])
+def test_what_happened_to_a_tier_is_logged_and_each_event_is_for_debugging_alone(
+    watched: TierClient, regions: Regions, kubeconfig: Path, lanes: Mapping[str, str], tmp_path: Path, level: str, is_told: bool
+) -> None:
+    """With a thousand tiers, kopf's line for each would hide what the operator says itself."""
+    with operator(tmp_path, regions, kubeconfig, watched.namespace, TIDEGATE_OPERATOR_LOG_LEVEL=level, **lanes) as program:
+        watched.create(f"told-{level}", limited(30))
+        program.wait_until(lambda: f'"tier": "told-{level}"' in program.log.read_text(), seconds=20)
+        eventually(lambda: watched.is_ready(f"told-{level}"), seconds=10)
+
+        assert ("'observe' succeeded" in program.log.read_text()) is is_told
+
+
 def test_a_log_level_holds_for_the_libraries_too(
     watched: TierClient, regions: Regions, kubeconfig: Path, lanes: Mapping[str, str], tmp_path: Path
 ) -> None:
