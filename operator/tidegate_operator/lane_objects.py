@@ -59,7 +59,7 @@ class LaneOrder:
         return {LANE: self.name}
 
     def objects(self) -> tuple[Manifest, ...]:
-        """All of it, in the order in which it is made: the pod comes last."""
+        """All of it, in the order in which it is changed: the pod comes last, as its server reads the Secret once."""
         users = _users(lane_password(self.secret, self.document))
         return (self._secret(users), self._network_policy(), self._service(), self._stateful_set(users))
 

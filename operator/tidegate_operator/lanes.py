@@ -97,16 +97,19 @@ class Lanes:
         if self._is_as_applied(order.name, digest):
             return self._seen[order.name].state
         # Known from now on, so that what was made of it is removed, should it fail half-way and not be wanted any more.
-        self._seen.setdefault(order.name, unseen_lane(order))
+        is_there = self._seen.setdefault(order.name, unseen_lane(order)).generation > 0
         try:
-            for manifest in objects:
-                version, path = _place(manifest["kind"], order.name)
-                answer = await self._kubernetes.apply(version, path, manifest, manager=MANAGER)
+            # A new lane begins with its StatefulSet, by which another operator knows of it, should this one end half-way: its pod waits for
+            # the Secret, which comes last then.
+            answers = [await self._put(order.name, manifest) for manifest in (objects if is_there else objects[::-1])]
         except ApiError as ex:
             log.warning("cache lane not made, trying again", tier=order.document.tier.name, region=order.region, cause=str(ex))
             return LaneState(FAILED, f"It cannot be made: {ex}"[:1024])
-        self._note(order, digest, answer)
+        self._note(order, digest, answers[-1 if is_there else 0])
         return self._seen[order.name].state
+
+    async def _put(self, name: str, manifest: Manifest) -> Manifest:
+        return await self._kubernetes.apply(*_place(manifest["kind"], name), manifest, manager=MANAGER)
 
     def _is_as_applied(self, name: str, digest: str) -> bool:
         applied, seen = self._applied.get(name), self._seen.get(name)

@@ -232,6 +232,47 @@ def test_a_restarted_operator_changes_nothing_of_a_lane_that_is_right(running: P
     assert {one["metadata"]["name"] + one["kind"]: one["metadata"]["resourceVersion"] for one in found.of("kept")} == before
 
 
+@pytest.mark.parametrize(
+    ("resource", "made"),
+    [
+        ("statefulsets", set()),
+        ("services", {"StatefulSet"}),
+        ("networkpolicies", {"StatefulSet", "Service"}),
+        ("secrets", {"StatefulSet", "Service", "NetworkPolicy"}),
+    ],
+)
+def test_what_an_operator_made_of_a_lane_before_it_died_is_removed_by_the_next_if_nobody_wants_it_any_more(
+    valkey: Valkey,
+    kubectl: Kubectl,
+    cluster: ControlPlane,
+    api: Any,
+    crd: Json,
+    built: Any,
+    lanes: Any,
+    tmp_path: Path,
+    resource: str,
+    made: set[str],
+) -> None:
+    """It died right before it would have made one of the four: it had no right to, so that the others are as it left them."""
+    tiers, region = TierClient(api, make_namespace(api)), SimpleNamespace(name="dublin", valkey=valkey)
+    rights = rendered(built, cluster, tiers.namespace)
+    halted = sign_in(kubectl, cluster, tiers.namespace, without(rights, resource, "create"))
+    tiers.create("half-made", dedicated())
+    with operator(tmp_path, [region], halted, tiers.namespace, **lanes) as program:
+        eventually(lambda: "cache lane not made" in program.log.read_text(), seconds=20)
+        program.kill()
+    tiers.edit("half-made", **NO_LANE)
+    found = LaneObjects(kubectl, tiers.namespace)
+    before = {one["kind"] for one in found.of("half-made")}
+
+    signed_in = sign_in(kubectl, cluster, tiers.namespace, rights)
+    with operator(tmp_path, [region], signed_in, tiers.namespace, **lanes):
+        eventually(lambda: tiers.read("half-made").get("status", {}).get("observedGeneration") == 2, seconds=20)
+        eventually(lambda: not found.of("half-made"), seconds=10)
+
+    assert before == made
+
+
 def test_an_operator_that_makes_no_lanes_says_so_and_needs_no_right_to_them(
     valkey: Valkey, kubectl: Kubectl, cluster: ControlPlane, api: Any, crd: Json, tmp_path: Path, built: Any
 ) -> None:

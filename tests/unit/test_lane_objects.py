@@ -77,7 +77,7 @@ def test_everything_belongs_to_the_tier():
         ]
 
 
-def test_the_pod_comes_last_and_nobody_may_connect_before():
+def test_the_pod_comes_after_what_it_reads_and_who_may_connect():
     assert [manifest["kind"] for manifest in order().objects()] == ["Secret", "NetworkPolicy", "Service", "StatefulSet"]
 
 
