@@ -92,6 +92,12 @@ chart-readme: .venv/.go ## Write the README of the chart anew, from the comments
 chart: .venv/.go ## Package the chart into dist/
 	"$$($(BIN)/python tests/kube/tools.py helm)" package charts/tidegate --destination dist
 
+KEPT := tests/fixtures/charts
+# As `helm package` would pack it: what links lead to is copied. Its README and the values of the tests are left out.
+keep-chart: ## After a release: keep its chart, for the tests that upgrade from it
+	rm -rf $(KEPT) && mkdir -p $(KEPT)
+	kept=$(KEPT)/tidegate-$$(sed -n 's/^version: //p' charts/tidegate/Chart.yaml) && cp -RL charts/tidegate $$kept && rm -rf $$kept/ci $$kept/README.md*
+
 # Contenders in Go and Node run where those are to be had.
 .venv/.bench: .venv/.go requirements/bench.txt
 	$(INSTALL) -r requirements/bench.txt
@@ -134,5 +140,5 @@ lock: $(UV) ## Write the lock files anew (hashes, no addresses)
 clean: ## Remove what the verbs made, but not the caches
 	rm -rf .venv .tidegate dist
 
-.PHONY: help run demo test test-worker test-exact test-store test-chaos test-local test-kube test-cluster cluster-up cluster-down check chart chart-readme bench-servers bench-script bench-limits bench-loss \
+.PHONY: help run demo test test-worker test-exact test-store test-chaos test-local test-kube test-cluster cluster-up cluster-down check chart keep-chart chart-readme bench-servers bench-script bench-limits bench-loss \
 	bench-http bench-mutations bench-overload bench-cache bench-store lock clean

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 from tests.chart.rendering import CHART, Helm, render, templates
+from tests.kube.chart import KEPT
 
 SAME = ("--set-string", "api.image.tag=1,operator.image.tag=1,redis.passwordSeed=0123456789abcdef0123456789abcdef")
 
@@ -19,3 +20,12 @@ def test_another_version_of_the_chart_restarts_no_pod_by_itself(helm: Helm, tmp_
 
     assert later[0]["metadata"]["labels"]["helm.sh/chart"] == "tidegate-99.0.0"
     assert list(templates(later)) == list(templates(present))
+
+
+def test_the_chart_of_the_release_before_this_one_is_kept() -> None:
+    """A release whose chart nobody kept leaves a version out, and one after which nobody raised the version has two charts of one name."""
+    before, present = (yaml.safe_load((chart / "Chart.yaml").read_text())["version"] for chart in (KEPT, CHART))
+    major, minor, patch = map(int, before.split("."))
+
+    assert f"tidegate-{before}" == KEPT.name
+    assert present in {f"{major + 1}.0.0", f"{major}.{minor + 1}.0", f"{major}.{minor}.{patch + 1}"}

@@ -14,7 +14,8 @@ from tests.cluster.notes import install_by_the_notes
 from tests.cluster.release import Release
 from tests.kube.chart import Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, kubectl_for
-from tests.kube.tiers import TierClient
+from tests.kube.processes import eventually
+from tests.kube.tiers import TierClient, limited
 from tests.kube.tools import ToolUnavailable, tool
 
 from tidegate.local.keys import Keys
@@ -115,3 +116,12 @@ def release(make_release: Callable[[str], Release], figures: Figures) -> Release
     installed = make_release("tidegate")
     install_by_the_notes(installed, figures)
     return installed
+
+
+@pytest.fixture
+def token(release: Release) -> str:
+    """Of a customer whom no limit stops."""
+    if "unlimited" not in release.tiers.names():
+        release.tiers.create("unlimited", limited(1_000_000))
+        eventually(lambda: release.tiers.is_ready("unlimited"), seconds=20)
+    return release.token("unlimited", tenant="busy")

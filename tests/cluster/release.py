@@ -65,10 +65,14 @@ class Release:
         for workload in self.kubectl("get", "deployments,statefulsets", "--output", "name").split():
             self.kubectl("rollout", "status", workload, f"--timeout={READY_SECONDS}s", seconds=READY_SECONDS + 10)
 
+    def objects(self, kind: str, *selection: str) -> list[Json]:
+        """Objects of a kind, all or those that options of kubectl select."""
+        return list(json.loads(self.kubectl("get", kind, *selection, "--output", "json"))["items"])
+
     def pods(self, component: str) -> list[Json]:
         """The pods of a component that aren't ending."""
-        found = self.kubectl("get", "pods", "--selector", f"app.kubernetes.io/component={component}", "--output", "json")
-        return [pod for pod in json.loads(found)["items"] if "deletionTimestamp" not in pod["metadata"]]
+        found = self.objects("pods", "--selector", f"app.kubernetes.io/component={component}")
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def token(self, tier: str, *, tenant: str = "acme") -> str:
         """A token of a customer that names a tier, valid for 15 minutes."""

@@ -9,19 +9,10 @@ from tests.cluster.machines import kill_pod
 from tests.cluster.release import Release
 from tests.cluster.traffic import traffic
 from tests.kube.processes import eventually
-from tests.kube.tiers import Json, limited
+from tests.kube.tiers import Json
 
 # From the kill until the last node knows that the endpoint is gone.
 NOTICED_SECONDS = 5
-
-
-@pytest.fixture
-def token(release: Release) -> str:
-    """Of a customer whom no limit stops."""
-    if "unlimited" not in release.tiers.names():
-        release.tiers.create("unlimited", limited(1_000_000))
-        eventually(lambda: release.tiers.is_ready("unlimited"), seconds=20)
-    return release.token("unlimited", tenant="busy")
 
 
 def test_no_request_fails_while_the_pods_are_restarted_one_by_one(release: Release, token: str, figures: Figures) -> None:

@@ -12,6 +12,8 @@ from tests.kube.tiers import Json
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/tidegate"
+# The chart of the release before, one at a time; `make keep-chart` renews it.
+(KEPT,) = (ROOT / "tests/fixtures/charts").iterdir()
 RELEASE = "tidegate"
 TIMEOUT_SECONDS = 60
 
@@ -31,13 +33,13 @@ class Helm:
         homes = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         return {**os.environ, **homes, "KUBECONFIG": str(self.cluster.admin_kubeconfig)}
 
-    def install(self, *options: str) -> None:
+    def install(self, *options: str, chart: Path = CHART) -> None:
         """Install the release; without nodes nothing would become ready, so nothing is waited for."""
-        self._run("install", RELEASE, str(CHART), "--create-namespace", *options)
+        self._run("install", RELEASE, str(chart), "--create-namespace", *options)
 
-    def upgrade(self, *options: str) -> None:
+    def upgrade(self, *options: str, chart: Path = CHART) -> None:
         """Upgrade the release, with the values of the options alone."""
-        self._run("upgrade", RELEASE, str(CHART), *options)
+        self._run("upgrade", RELEASE, str(chart), *options)
 
     def refusal(self, *options: str, release: str = RELEASE) -> str:
         """What Helm says to an upgrade that it refuses, or to an installation where there is no such release."""
