@@ -1,7 +1,9 @@
 """Reads of one turn of the event loop go to the store together."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -106,3 +108,44 @@ async def test_a_store_that_does_not_answer_fails_all_who_asked_it_and_no_later_
 
     assert [type(answer) for answer in answers] == [StoreUnavailableError] * 2
     assert await store.read(["a"]) == {}
+
+
+async def test_a_call_that_fails_when_all_who_asked_are_gone_is_logged_by_nobody(asked: Asked, store: GatheredReads):
+    """Clients hang up in an outage: a traceback for each of them would hide what matters."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    asked.may_answer.clear()
+    asked.is_lost = True
+    leaving = [asyncio.create_task(store.read([key])) for key in "ab"]
+    while not asked.reads:
+        await asyncio.sleep(0)
+    for one in leaving:
+        one.cancel()
+    await asyncio.wait(leaving)
+    asked.may_answer.set()
+    while len(asyncio.all_tasks()) > 1:
+        await asyncio.sleep(0)
+    # What nobody asked for is logged when the task is collected.
+    del leaving, one
+    gc.collect()
+
+    assert complaints == []
+
+
+async def test_where_tasks_begin_at_once_each_call_has_the_keys_of_its_caller(asked: Asked, store: GatheredReads):
+    """As with `asyncio.eager_task_factory`, here by hand: the coroutine runs to its first wait before the task is returned."""
+    asked.values = {key: Versioned(key.encode(), 1) for key in "ab"}
+    asyncio.get_running_loop().set_task_factory(begun_at_once)
+
+    assert list(await store.read(["a"])) == ["a"]
+    assert list(await store.read(["b"])) == ["b"]
+
+
+def begun_at_once(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Future[Any]:
+    """A future of what `coroutine`, which does not wait, has returned already."""
+    done: asyncio.Future[Any] = loop.create_future()
+    try:
+        coroutine.send(None)
+    except StopIteration as ex:
+        done.set_result(ex.value)
+    return done

@@ -99,6 +99,8 @@ async def shared(task: asyncio.Task[Answer], deadline: float) -> Answer:
     """
     try:
         async with asyncio.timeout_at(deadline):
-            return await asyncio.shield(task)
+            # Unlike `shield`, which since Python 3.14 logs the failure of a task once for each that no longer waits.
+            await asyncio.wait((task,))
+            return task.result()
     except TimeoutError:
         raise StoreUnavailableError("etcd did not answer in time") from None

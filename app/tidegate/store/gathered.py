@@ -24,10 +24,16 @@ class GatheredReads:
         """The values of `keys`."""
         batch = self._open.get(or_stale)
         if batch is None or len(batch.keys) + len(keys) > MOST_KEYS:
-            batch = self._open[or_stale] = _Batch()
+            # With its keys before its call: where tasks begin at once (eager_task_factory), nobody shares, and nobody asks for nothing.
+            batch = self._open[or_stale] = _Batch(keys)
             batch.call = asyncio.get_running_loop().create_task(self._send(batch, or_stale=or_stale))
-        batch.keys.update(dict.fromkeys(keys))
-        found = await asyncio.shield(batch.call)
+            # All who asked may be gone by then: nobody else asks how it ended, and asyncio would log a failure as forgotten.
+            batch.call.add_done_callback(lambda call: call.cancelled() or call.exception())
+        else:
+            batch.keys.update(dict.fromkeys(keys))
+        # Unlike `shield`, which since Python 3.14 logs the failure of a call once for each caller that was cancelled.
+        await asyncio.wait((batch.call,))
+        found = batch.call.result()
         return {key: found[key] for key in keys if key in found}
 
     async def commit(self, expected: Mapping[str, int], writes: Sequence[Write]) -> Committed | Conflict:
@@ -56,5 +62,5 @@ class _Batch:
 
     call: asyncio.Task[dict[str, Versioned]]
 
-    def __init__(self) -> None:
-        self.keys: dict[str, None] = {}
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = dict.fromkeys(keys)
