@@ -1,4 +1,4 @@
-"""Installs the chart as somebody who reads its notes would; called by the fixtures."""
+"""The commands of the chart's notes, pasted into a terminal; called by the fixtures, which install so, and the tests."""
 
 import re
 import subprocess
@@ -11,6 +11,7 @@ from tests.kube.chart import CHART, ROOT
 from tests.kube.processes import eventually
 
 ENFORCED_SECONDS = 60
+PASTE_SECONDS = 120
 
 
 def install_by_the_notes(release: Release, figures: Callable[[str, object], None]) -> None:
@@ -35,13 +36,19 @@ def commands(notes: str, *beginnings: str) -> list[str]:
 
 def paste(release: Release, command: str, *options: str) -> str:
     """Run a command of the notes where a checkout of the project is, with options of one's own."""
+    done = subprocess.run(
+        [*command.split(), *options], capture_output=True, text=True, timeout=PASTE_SECONDS, env=terminal(release), cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def terminal(release: Release) -> dict[str, str]:
+    """The variables of a terminal that finds kubectl and helm, and with them the cluster."""
     programs = release.workspace / "bin"
     programs.mkdir(exist_ok=True)
     for name, program in {"kubectl": release.program, "helm": release.helm.program}.items():
         link = programs / name
         if not link.exists():
             link.symlink_to(Path(program))
-    environment = {**release.helm.environment, "PATH": f"{programs}:/usr/bin:/bin"}
-    done = subprocess.run([*command.split(), *options], capture_output=True, text=True, timeout=60, env=environment, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return {**release.helm.environment, "PATH": f"{programs}:/usr/bin:/bin"}

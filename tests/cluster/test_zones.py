@@ -8,9 +8,10 @@ import pytest
 from tests.cluster import cluster as own
 from tests.cluster.conftest import Figures
 from tests.cluster.layout import DUBLIN, FRANKFURT, NODES
+from tests.cluster.notes import commands, paste
 from tests.cluster.release import Release
 from tests.cluster.traffic import traffic
-from tests.kube.chart import ROOT
+from tests.kube.chart import CHART, ROOT
 from tests.kube.processes import eventually
 from tests.kube.tiers import condition, limited
 
@@ -36,6 +37,19 @@ def zoned(release: Release, make_release: Callable[[str], Release]) -> Iterator[
     eventually(installed.tiers.all_ready, seconds=60)
     yield installed
     installed.helm.uninstall()
+
+
+def test_members_are_told_never_to_begin_anew_as_the_notes_say(zoned: Release) -> None:
+    """The commands as they are; the members take it up one by one, and what they hold is served."""
+    wait, tell = commands(zoned.helm.notes(), "kubectl rollout status", "helm upgrade .*Formed")
+
+    paste(zoned, wait)
+    paste(zoned, tell.replace("<chart>", str(CHART)))
+    zoned.wait_until_ready()
+
+    assert "Formed" not in zoned.helm.notes()
+    with zoned.region("dublin", "pro", tenant="formed") as customer:
+        assert customer.post("/v1/credits/purchases", {"amount": 100}, "an-order-of-the-formed").status == 201
 
 
 def test_traffic_stays_in_its_zone_while_both_are_up(zoned: Release, figures: Figures) -> None:

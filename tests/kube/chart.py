@@ -55,6 +55,12 @@ class Helm:
         """Go back to the revision before the present one."""
         self._run("rollback", RELEASE)
 
+    def test(self, *, passes: bool = True) -> str:
+        """Run the release's own test, and return what it and Helm say; it has to pass, or to fail."""
+        done = self._start("test", RELEASE, "--logs")
+        assert (done.returncode == 0) == passes, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
     def notes(self) -> str:
         """What the release says to whoever installed it."""
         return self._run("get", "notes", RELEASE)
