@@ -18,7 +18,7 @@ from tests.cluster.images import build_all
 from tests.cluster.layout import NODES, STATE, VOLUMES_OF_A_NODE, Node
 from tests.cluster.machines import TREE, Machine, check_computer, kill, remove_cgroup
 from tests.cluster.network import connect, disconnect, make_bridge
-from tests.cluster.nodes import boot, import_image, join
+from tests.cluster.nodes import boot, hold_policies, import_image, join
 from tests.kube.control_plane import Kubectl, kubectl_for
 from tests.kube.processes import eventually
 from tests.kube.tools import CONTROL_PLANE, locked, tool
@@ -32,7 +32,7 @@ LOCK, GUARD_LOG = (STATE.with_name(f"{STATE.name}.{name}") for name in ("lock", 
 def build() -> list[Path]:
     """Build programs and images that this computer has not built yet, and return the archives of the images."""
     check_computer()
-    for name in ("etcd", *CONTROL_PLANE, *NODE_PROGRAMS, "coredns", "helm"):
+    for name in ("etcd", *CONTROL_PLANE, *NODE_PROGRAMS, "kube-router", "coredns", "helm"):
         tool(name)
     return build_all()
 
@@ -54,6 +54,8 @@ def up() -> None:
         join(node, Machine(node.name))
     with CONTROL.network():
         furnish(kubectl_for(SERVER, tool("kubectl")))
+    for node in NODES:
+        hold_policies(node, Machine(node.name))
 
 
 def prepare(node: Node, archives: list[Path]) -> None:
@@ -80,6 +82,7 @@ def bring_back(node: Node) -> None:
     """Start a lost node again, with what was on its disk."""
     start_machine(node)
     join(node, Machine(node.name))
+    hold_policies(node, Machine(node.name))
 
 
 def furnish(kubectl: Kubectl) -> None:

@@ -14,6 +14,8 @@ SERVER = ControlPlane(f"https://{CONTROL_ADDRESS}:6443", STATE / "control")
 FLAGS = SERVER.folder / "flags"
 ETCD, ETCD_PEERS = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
 MANAGER, SCHEDULER, PROXY = "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy"
+# Not one of Kubernetes' own: what it may do is in addons.yaml.
+POLICIES = "kube-router"
 START_SECONDS = 90
 
 
@@ -24,7 +26,7 @@ def node_user(name: str) -> str:
 
 def start_control_plane() -> None:
     """Start everything on the running machine; the API server answers, and its controllers do their work."""
-    users = [MANAGER, SCHEDULER, PROXY, *(node_user(node.name) for node in NODES)]
+    users = [MANAGER, SCHEDULER, PROXY, POLICIES, *(node_user(node.name) for node in NODES)]
     tokens = {user: secrets.token_urlsafe(32) for user in users}
     for user, token in tokens.items():
         SERVER.kubeconfig(user, token)

@@ -1,12 +1,12 @@
-"""A node: containerd, kubelet and kube-proxy on a machine of its own; called by `cluster.py`."""
+"""A node: containerd, kubelet, kube-proxy and kube-router on a machine of its own; called by `cluster.py`."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.cluster.control_plane import PROXY, SERVER, node_user
-from tests.cluster.layout import DNS_ADDRESS, PODS, VOLUMES_OF_A_NODE, Node
+from tests.cluster.control_plane import POLICIES, PROXY, SERVER, node_user
+from tests.cluster.layout import DNS_ADDRESS, PODS, SERVICES, VOLUMES_OF_A_NODE, Node
 from tests.cluster.machines import Machine
 from tests.kube.processes import eventually
 from tests.kube.tools import tool
@@ -39,6 +39,17 @@ def join(node: Node, machine: Machine) -> None:
     flags += [f"--root-dir={node.folder}/kubelet", f"--cert-dir={node.folder}/kubelet-certificates"]
     machine.start("kubelet", [str(tool("kubelet")), *flags])
     machine.start("kube-proxy", [str(tool("kube-proxy")), f"--config={node.folder}/kube-proxy.yaml"])
+
+
+def hold_policies(node: Node, machine: Machine) -> None:
+    """Have the node, which the cluster knows by now, refuse what NetworkPolicies do not allow: kube-router does that alone here."""
+    flags = [
+        f"--kubeconfig={SERVER.folder}/{POLICIES}.kubeconfig",
+        f"--hostname-override={node.name}",
+        f"--service-cluster-ip-range={SERVICES}",
+    ]
+    flags += ["--run-firewall=true", "--run-router=false", "--run-service-proxy=false", "--run-loadbalancer=false", "--enable-cni=false"]
+    machine.start("kube-router", [str(tool("kube-router")), *flags, "--health-port=0", "--metrics-port=0"])
 
 
 def write_settings(node: Node) -> None:

@@ -9,6 +9,7 @@ from tests.cluster import cluster as own
 from tests.cluster.conftest import Figures
 from tests.cluster.layout import DUBLIN, FRANKFURT, NODES
 from tests.cluster.notes import commands, paste
+from tests.cluster.reach import Reach, start_stranger
 from tests.cluster.release import Release
 from tests.cluster.traffic import traffic
 from tests.kube.chart import CHART, ROOT
@@ -39,6 +40,15 @@ def zoned(release: Release, make_release: Callable[[str], Release]) -> Iterator[
     installed.helm.uninstall()
 
 
+@pytest.fixture
+def stranger(zoned: Release) -> Iterator[Reach]:
+    """A pod that is none of the release tries what a member of the store listens on: clients, members, metrics."""
+    start_stranger(zoned)
+    member = zoned.pods("store")[0]["status"]["podIP"]
+    yield Reach(zoned, {"stranger": (zoned.namespace, "stranger")}, {str(port): f"{member}:{port}" for port in (2379, 2380, 2381)})
+    zoned.kubectl("delete", "pod", "stranger", "--wait=false")
+
+
 def test_members_are_told_never_to_begin_anew_as_the_notes_say(zoned: Release) -> None:
     """The commands as they are; the members take it up one by one, and what they hold is served."""
     wait, tell = commands(zoned.helm.notes(), "kubectl rollout status", "helm upgrade .*Formed")
@@ -50,6 +60,17 @@ def test_members_are_told_never_to_begin_anew_as_the_notes_say(zoned: Release) -
     assert "Formed" not in zoned.helm.notes()
     with zoned.region("dublin", "pro", tenant="formed") as customer:
         assert customer.post("/v1/credits/purchases", {"amount": 100}, "an-order-of-the-formed").status == 201
+
+
+def test_a_stranger_reaches_no_member_of_the_store_because_of_its_policy(zoned: Release, stranger: Reach) -> None:
+    """Members and workers do, or there would be no store; without the policy the stranger would too."""
+    refused = stranger.settled({"stranger": set()})
+    zoned.kubectl("delete", "networkpolicy", "tidegate-store")
+    reached = stranger.settled({"stranger": {"2379", "2380", "2381"}})
+    zoned.helm.upgrade("--reset-then-reuse-values")
+
+    assert (refused, reached) == ({"stranger": set()}, {"stranger": {"2379", "2380", "2381"}})
+    assert stranger.settled({"stranger": set()}) == {"stranger": set()}
 
 
 def test_traffic_stays_in_its_zone_while_both_are_up(zoned: Release, figures: Figures) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from tests.cluster.pods import restricted_pod
 from tests.cluster.release import Release
 from tests.kube.tiers import Json
 
@@ -77,22 +78,15 @@ def traffic(release: Release, token: str, *, path: str = "/v1/credits", zone: st
 def client_objects(release: Release, name: str, asked: Sequence[str], zone: str) -> list[Json]:
     """The client: a pod of the API's image, which has Python and an HTTP client, and nothing of its own but the script."""
     script = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "load"}, "data": {SCRIPT.name: SCRIPT.read_text()}}
-    container = {
-        "name": "client",
-        "image": release.api_image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python", f"/load/{SCRIPT.name}"],
+    pod = restricted_pod(name, release.api_image, ["python", f"/load/{SCRIPT.name}"])
+    (container,) = pod["spec"]["containers"]
+    container |= {
         "env": [{"name": key, "value": value} for key, value in zip(("URL", "TOKEN", "RATE"), asked, strict=True)],
         "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/warm"]}, "periodSeconds": 1},
-        "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "load", "mountPath": "/load"}, {"name": "tmp", "mountPath": "/tmp"}],
     }
-    pod = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
+    pod["spec"] |= {
         "nodeSelector": {"topology.kubernetes.io/zone": zone} if zone else {},
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
         "volumes": [{"name": "load", "configMap": {"name": "load"}}, {"name": "tmp", "emptyDir": {}}],
     }
-    return [script, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod}]
+    return [script, pod]

@@ -62,6 +62,7 @@ TILT_STAMP = "-X main.version={version}"
 TILT = "github.com/tilt-dev/tilt"
 
 COREDNS = "github.com/coredns/coredns"
+KUBE_ROUTER = "github.com/cloudnativelabs/kube-router/v2"
 # What the tests of this folder need, and what a cluster with nodes needs beside it (tests/cluster).
 CONTROL_PLANE = ("kube-apiserver", "kube-scheduler", "kubectl")
 NODES = ("kube-controller-manager", "kubelet", "kube-proxy")
@@ -70,6 +71,7 @@ RECIPES = {
     "etcd": Recipe(HERE, "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
     **{name: Recipe(HERE, "k8s.io/kubernetes", f"k8s.io/kubernetes/cmd/{name}", KUBERNETES_STAMP) for name in (*CONTROL_PLANE, *NODES)},
     "coredns": Recipe(HERE / "coredns", COREDNS, COREDNS),
+    "kube-router": Recipe(HERE / "kube-router", KUBE_ROUTER, f"{KUBE_ROUTER}/cmd/kube-router"),
     "helm": Recipe(HERE / "helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/helm", HELM_STAMP),
     "helm-docs": Recipe(HERE / "helm-docs", "github.com/norwoodj/helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
     "tilt": Recipe(HERE / "tilt", TILT, f"{TILT}/cmd/tilt", TILT_STAMP, needs_c=True),
