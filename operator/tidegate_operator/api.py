@@ -79,6 +79,8 @@ def _read_object(body: Mapping[str, Any]) -> DesiredTier:
     metadata = body["metadata"]
     status, created = body.get("status") or {}, metadata["creationTimestamp"]
     tier = desired_tier(metadata["name"], metadata["uid"], metadata["generation"], body.get("spec"), status=status, created=created)
+    if "deletionTimestamp" in metadata:
+        tier = replace(tier, held_by=tuple(metadata.get("finalizers", ())))
     # A number on every API server that keeps its objects in etcd; elsewhere two objects of one second are not ordered.
     version = metadata.get("resourceVersion", "")
     return replace(tier, resource_version=int(version)) if version.isdecimal() else tier

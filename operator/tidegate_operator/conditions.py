@@ -10,6 +10,8 @@ from tidegate_operator.observation import Observation
 
 TROUBLES = ("RegionUnreachable", "WriteRefused", "NoReadyWorkers", "LimitsNotDecided")
 """Reasons of `Degraded`, the worst first."""
+DELETING = "Deleting"
+"""Reason of `Programmed` and `Ready` once a tier's object was deleted and finalizers hold it, as other controllers call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ def _refusal(tier: DesiredTier) -> str:
 
 
 def _programmed(tier: DesiredTier, observations: Sequence[Observation]) -> _Verdict:
+    if tier.held_by is not None:
+        holding = [seen.region for seen in observations if seen.document or seen.view is None]
+        return _Verdict(
+            "Programmed", False, DELETING, f"Not yet retired in {', '.join(holding)}" if holding else "No region holds it any more"
+        )
     if tier.violations:
         return _Verdict("Programmed", False, "InvalidSpec", _refusal(tier))
     missing = [seen.region for seen in observations if seen.document != tier.document]
@@ -92,6 +99,9 @@ def _trouble(seen: Observation) -> tuple[str, str] | None:
 
 
 def _ready(tier: DesiredTier, regions: Sequence[Mapping[str, Any]]) -> _Verdict:
+    if tier.held_by is not None:
+        message = f"It was deleted, and its tokens meet the default tier; its object is there for finalizers: {', '.join(tier.held_by)}"
+        return _Verdict("Ready", False, DELETING, message[:4096])
     if tier.violations:
         return _Verdict("Ready", False, "InvalidSpec", _refusal(tier))
     waiting = [region["name"] for region in regions if region["state"] != "Ready"]

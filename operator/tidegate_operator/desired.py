@@ -22,6 +22,7 @@ class DesiredTier:
         violations: Why the newest spec is refused; empty when it was accepted.
         status: The status that the object carries now; None when only the operator itself knows it.
         created: When the object was made (RFC 3339, UTC, whole seconds). Empty where a name has one object at most.
+        held_by: Finalizers that hold up the deletion of the object; None while nobody has deleted it.
         resource_version: Of the object as it is described here; grows with every change of it, and over objects.
         observed_at: Monotonic seconds at which this generation was first seen.
     """
@@ -33,6 +34,7 @@ class DesiredTier:
     violations: tuple[Violation, ...] = ()
     status: Mapping[str, Any] | None = None
     created: str = ""
+    held_by: tuple[str, ...] | None = None
     resource_version: int = field(default=0, compare=False)
     observed_at: float = field(default_factory=time.monotonic, compare=False)
 

@@ -119,7 +119,7 @@ async def reconciler_runs(memo: kopf.Memo, **_: Any) -> str:
 async def observe(event: kopf.RawEvent, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
     """Hand the object to the reconciler."""
     operator: _Operator = memo.operator
-    if event["type"] == "DELETED" or body.metadata.get("deletionTimestamp"):
+    if event["type"] == "DELETED":
         operator.reconciler.remove(str(body.metadata.name), str(body.metadata.uid))
     else:
         operator.reconciler.put(operator.api.read(body))

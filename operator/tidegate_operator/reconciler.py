@@ -65,12 +65,12 @@ class Reconciler:
             group.create_task(self._resync_slowly())
 
     def put(self, tier: DesiredTier) -> None:
-        """An object was seen."""
+        """An object was seen. One that is being deleted has its tier retired, and says so."""
         if self._wanted.put(tier):
             self._queue.add(tier.name)
 
     def remove(self, name: str, uid: str) -> None:
-        """An object is gone or going: retire its tier; from a region that does not answer, when it returns."""
+        """An object is gone: retire its tier; from a region that does not answer, when it returns."""
         self._wanted.remove(name, uid)
         self._queue.add(name)
 
@@ -150,16 +150,21 @@ class Reconciler:
 
     async def _recover(self, tier: DesiredTier) -> DesiredTier:
         # The newest spec is refused, and this operator saw none that was not: the regions remember the last good one.
-        seen = await asyncio.gather(*(publish_into(watch, tier.name, None, on_write=lambda: None) for watch in self._watches))
+        seen = await self._look(tier.name)
         known = [observed.document for observed in seen if observed.document and observed.document.uid == tier.uid]
         if not known:
             return tier
         return self._wanted.adopt(tier, max(known, key=lambda document: document.generation))
 
+    async def _look(self, name: str) -> Sequence[Observation]:
+        return await asyncio.gather(*(publish_into(watch, name, None, on_write=lambda: None) for watch in self._watches))
+
     async def _retire(self, name: str, departure: Departure) -> bool:
         is_gone = await asyncio.gather(*(retire_from(watch, name, departure.uid) for watch in self._watches))
         pairs = zip(self._watches, is_gone, strict=True)
         departure.remaining = tuple(watch.publisher.region for watch, gone in pairs if not gone)
+        if departure.held and not await self._report(departure.held, await self._look(name), Upkeep()):
+            return False
         if departure.remaining:
             if not departure.is_reported:
                 departure.is_reported = True

@@ -76,6 +76,8 @@ def _enforces(tier: DesiredTier, seen: Observation) -> bool:
 
 
 def _active_generation(tier: DesiredTier, *, is_everywhere: bool) -> int:
+    if tier.held_by is not None:
+        return 0
     if tier.document and is_everywhere:
         return tier.document.generation
     return int(tier.last_status.get("activeGeneration", 0))

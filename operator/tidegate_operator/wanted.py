@@ -11,11 +11,15 @@ from tidegate_operator.desired import DesiredTier
 
 @dataclass(slots=True)
 class Departure:
-    """A tier that must leave every region: `uid` fences the removal, `remaining` are the regions that may still hold it."""
+    """A tier that must leave every region: `uid` fences the removal, `remaining` are the regions that may still hold it.
+
+    `held` is its object, where a finalizer keeps that from being gone.
+    """
 
     uid: str
     remaining: tuple[str, ...]
     is_reported: bool = False
+    held: DesiredTier | None = None
 
 
 class WantedTiers:
@@ -34,10 +38,13 @@ class WantedTiers:
     def put(self, tier: DesiredTier) -> bool:
         """Want this tier, unless a newer generation or a newer object is wanted; a refused spec keeps the last good document.
 
-        Returns whether anything is new; what is not is the echo of a status that we wrote.
+        One that is being deleted departs. Returns whether anything is new; what is not is the echo of a status that we wrote.
         """
         known = self.tiers.get(tier.name)
         self._touched[tier.name] = time.monotonic()
+        if tier.held_by is not None:
+            self.remove(tier.name, tier.uid, held=tier)
+            return True
         if known and known.uid != tier.uid and known.age > tier.age:
             return False  # nothing orders the events of two objects: this one is gone already
         if known and known.uid == tier.uid:
@@ -55,8 +62,8 @@ class WantedTiers:
             self.tiers[tier.name] = adopted
         return adopted
 
-    def remove(self, name: str, uid: str) -> None:
-        """Have the object with this uid leave; a newer object of the same name is untouched."""
+    def remove(self, name: str, uid: str, held: DesiredTier | None = None) -> None:
+        """Have the object with this uid leave; a newer object of the same name is untouched. `held` is the object, if it is still there."""
         known = self.tiers.get(name)
         if known and known.uid != uid:
             return
@@ -64,7 +71,8 @@ class WantedTiers:
         self._touched[name] = time.monotonic()
         departure = self.departures.get(name)
         if departure is None or departure.uid != uid:
-            self.departures[name] = Departure(uid, self._regions)
+            departure = self.departures[name] = Departure(uid, self._regions)
+        departure.held = held or departure.held
 
     def merge(self, listed: Mapping[str, DesiredTier], *, started: float, is_complete: bool) -> None:
         """Take a listing that began at `started` (monotonic seconds); what an event touched since is newer and stays.

@@ -61,7 +61,7 @@ def test_a_spec_of_two_hundred_kilobytes_is_refused_by_the_api_server(admitting:
 def test_a_tier_whose_deletion_somebody_elses_finalizer_holds_up_is_enforced_no_more(
     running: Program, watched: TierClient, regions: Regions, kubectl: Kubectl
 ) -> None:
-    """Whoever deletes it means it; neither an edit nor a new operator brings it back, and its name is free once it is gone."""
+    """Whoever deletes it means it. The status says so; neither an edit nor a new operator brings it back, and its name is free again."""
     make(kubectl, watched.namespace, "held", finalizers=["example.com/theirs"])
     everywhere(regions, "held", 30)
     eventually(lambda: watched.is_ready("held"), seconds=10)
@@ -69,12 +69,18 @@ def test_a_tier_whose_deletion_somebody_elses_finalizer_holds_up_is_enforced_no_
     watched.delete("held")
 
     everywhere(regions, "held", None)
+    eventually(lambda: condition(watched.read("held"), "Ready")["reason"] == "Deleting", seconds=5)
+    told = watched.read("held")["status"]
+    assert (told["activeGeneration"], told["regionsReady"], condition({"status": told}, "Programmed")["reason"]) == (0, "0/2", "Deleting")
+    assert "example.com/theirs" in condition({"status": told}, "Ready")["message"]
     watched.edit("held", **limited(40))
+    eventually(lambda: watched.read("held")["status"]["observedGeneration"] == watched.read("held")["metadata"]["generation"], seconds=5)
+    settled = watched.versions()["held"]
     running.stop()
     running.start()
     watched.create("after-held", limited(30))
     everywhere(regions, "after-held", 30)
-    assert "held" in watched.names()
+    assert watched.versions()["held"] == settled
     assert all("held" not in region.stored() for region in regions)
     patch = ("patch", "rlt/held", "--namespace", watched.namespace, "--type=merge", "--patch", '{"metadata": {"finalizers": null}}')
     kubectl(*patch)

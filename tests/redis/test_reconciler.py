@@ -329,6 +329,25 @@ async def test_a_removal_does_not_wait_for_a_lost_region_and_reaches_it_later(va
         await eventually(holds(dublin), 8)
 
 
+async def test_a_tier_whose_object_a_finalizer_holds_says_where_it_is_not_retired_yet(valkeys: Any, eventually: Eventually):
+    frankfurt, dublin, objects = valkeys(), valkeys("--appendonly", "yes"), Objects(wanted())
+
+    def programmed() -> str:
+        return str(objects.statuses["free"]["conditions"][1]["message"])
+
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler:
+        await eventually(holds(dublin, free=10))
+        dublin.stop()
+        objects.tiers.clear()
+
+        reconciler.put(replace(wanted(), held_by=("example.com/theirs",)))
+
+        await eventually(lambda: programmed() == "Not yet retired in dublin", 5)
+        dublin.start()
+        await eventually(lambda: programmed() == "No region holds it any more", 8)
+        assert await stored(dublin) == await stored(frankfurt) == {}
+
+
 async def test_removing_an_older_object_of_the_name_changes_nothing(valkey: Any, eventually: Eventually):
     objects = Objects(wanted(uid="new"))
     async with operator(objects, frankfurt=valkey) as reconciler:

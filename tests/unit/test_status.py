@@ -78,6 +78,20 @@ def test_a_lost_region_shows_as_unreachable_and_the_others_go_on():
     assert condition(status, "Ready") == ("False", "RegionUnreachable")
 
 
+def test_a_tier_that_is_being_deleted_is_not_ready_and_says_what_holds_its_object():
+    before = build_status(tier(), [seen("frankfurt", tier()), seen("dublin", tier())], {}, now=FIRST)
+    held = replace(tier(status=before), held_by=("example.com/theirs", "example.com/ours"))
+
+    status = build_status(held, [seen("frankfurt", None), lost("dublin")], {}, now=LATER)
+
+    assert (status["activeGeneration"], status["regionsReady"]) == (0, "0/2")
+    assert condition(status, "Ready") == condition(status, "Programmed") == ("False", "Deleting")
+    assert [entry["message"] for entry in status["conditions"] if entry["type"] in ("Programmed", "Ready")] == [
+        "Not yet retired in dublin",
+        "It was deleted, and its tokens meet the default tier; its object is there for finalizers: example.com/theirs, example.com/ours",
+    ]
+
+
 def test_a_region_without_workers_is_degraded():
     status = build_status(tier(), [seen("frankfurt", tier(), 0, 0)], {}, now=FIRST)
 
