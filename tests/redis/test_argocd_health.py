@@ -1,6 +1,7 @@
 """How Argo CD judges what the operator writes: the script of k8s/argocd/health.yaml, run by Valkey's Lua, which is 5.1 as Argo CD's is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def holding(applied: int) -> Observation:
         (TIER, holding(applied=1), "Progressing", "Not yet enforced in frankfurt"),
         (TIER, Observation("frankfurt", problem="its Redis does not answer"), "Degraded", "frankfurt: its Redis does not answer"),
         (BAD, holding(applied=2), "Degraded", "Generation 7 is refused"),
+        (replace(TIER, held_by=("example.com/theirs",)), holding(applied=2), "Progressing", "It was deleted"),
     ],
 )
 async def test_a_tier_is_as_healthy_as_the_operator_says(
