@@ -3,10 +3,12 @@
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
-from tests.chart.rendering import CHART, Helm, render, templates
+from tests.chart.rendering import CHART, Helm, Json, render, templates
 from tests.kube.chart import KEPT
 
+FIXED = {"Deployment": ("selector",), "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")}
 SAME = ("--set-string", "api.image.tag=1,operator.image.tag=1,redis.passwordSeed=0123456789abcdef0123456789abcdef")
 
 
@@ -29,3 +31,18 @@ def test_the_chart_of_the_release_before_this_one_is_kept() -> None:
 
     assert f"tidegate-{before}" == KEPT.name
     assert present in {f"{major + 1}.0.0", f"{major}.{minor + 1}.0", f"{major}.{minor}.{patch + 1}"}
+
+
+@pytest.mark.parametrize("values", ["store.type=Redis", "store.type=Etcd", "edge.enabled=true"])
+def test_an_upgrade_from_the_chart_before_this_one_changes_nothing_that_cannot_be_changed(helm: Helm, values: str) -> None:
+    """The API server would refuse it: of a StatefulSet what disks and names of its pods follow from, of a Deployment what it selects."""
+    before, present = fixed(render(helm, "--set", values, chart=KEPT)), fixed(render(helm, "--set", values))
+
+    assert len(before) >= 7
+    assert [name for name in before.keys() & present.keys() if before[name] != present[name]] == []
+
+
+def fixed(documents: list[Json]) -> dict[str, Json]:
+    """What cannot be changed of each workload, by its name."""
+    workloads = [document for document in documents if document["kind"] in ("Deployment", "StatefulSet")]
+    return {f"{one['kind']} {one['metadata']['name']}": {key: one["spec"].get(key) for key in FIXED[one["kind"]]} for one in workloads}
