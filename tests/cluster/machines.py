@@ -86,7 +86,7 @@ class Machine:
 
         def is_gone() -> bool:
             found = [process for process in processes(f"{self.cgroup}/system") if program_of(process) == program]
-            kill_once(found)
+            send(found, signal.SIGKILL)
             return not found
 
         eventually(is_gone, seconds=STOP_SECONDS)
@@ -189,23 +189,23 @@ def kill(cgroup: str) -> None:
     """End every process of a cgroup, and those that they start meanwhile."""
 
     def is_empty() -> bool:
-        kill_once(processes(cgroup))
+        send(processes(cgroup), signal.SIGKILL)
         return not processes(cgroup)
 
     eventually(is_empty, seconds=STOP_SECONDS)
 
 
-def kill_once(found: Iterable[int]) -> None:
-    """Send SIGKILL to each of these processes; one that is gone already is fine."""
+def send(found: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to each of these processes; one that is gone already is fine."""
     for process in found:
         with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
 
 
-def kill_pod(node: str, uid: str) -> None:
-    """Send SIGKILL to every process of a pod, once: its kubelet starts it again."""
+def send_to_pod(node: str, uid: str, number: signal.Signals) -> None:
+    """Send a signal to every process of a pod, once; one that is killed is started again by its kubelet."""
     for folder in (CGROUPS / "pids" / Machine(node).cgroup / "kubepods").rglob(f"pod{uid}"):
-        kill_once(processes(str(folder.relative_to(CGROUPS / "pids"))))
+        send(processes(str(folder.relative_to(CGROUPS / "pids"))), number)
 
 
 def remove_cgroup(name: str) -> None:

@@ -1,6 +1,7 @@
 """An installation of the chart with real pods, and how a test meets it; called by the fixtures and the tests."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,13 +10,13 @@ from pathlib import Path
 from tests.cluster.images import chart_values, reference
 from tests.kube.chart import RELEASE, Helm
 from tests.kube.control_plane import Kubectl
-from tests.kube.processes import Program, free_port
-from tests.kube.tiers import Json, TierClient
+from tests.kube.processes import Program, eventually, free_port
+from tests.kube.tiers import Json, TierClient, limited
 
 from tidegate.local.client import Client
 from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
 
-READY_SECONDS = 180
+READY_SECONDS, ENFORCED_SECONDS = 180, 20
 TRUSTED = ("--set", f"tokens.issuer={ISSUER}", "--set", f"tokens.audience={AUDIENCE}")
 
 
@@ -77,6 +78,13 @@ class Release:
     def token(self, tier: str, *, tenant: str = "acme") -> str:
         """A token of a customer that names a tier, valid for 15 minutes."""
         return self.keys.mint(Grant(tier, tenant=tenant))
+
+    def seconds_until_enforced(self, tier: str, limit: int) -> float:
+        """Edit a tier. Returns how long it takes until the status says that every region enforces the limit."""
+        self.tiers.edit(tier, **limited(limit))
+        accepted = time.monotonic()
+        eventually(lambda: self.tiers.is_ready(tier), seconds=ENFORCED_SECONDS)
+        return time.monotonic() - accepted
 
     @contextmanager
     def region(self, name: str, tier: str, *, tenant: str = "acme") -> Iterator[Client]:

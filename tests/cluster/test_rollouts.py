@@ -1,11 +1,12 @@
 """What clients inside the cluster meet while pods come and go: requests on new connections, without a retry."""
 
 import json
+import signal
 
 import pytest
 from tests.cluster.conftest import Figures
 from tests.cluster.images import NEXT
-from tests.cluster.machines import kill_pod
+from tests.cluster.machines import send_to_pod
 from tests.cluster.release import Release
 from tests.cluster.traffic import traffic
 from tests.kube.processes import eventually
@@ -51,7 +52,7 @@ def test_a_killed_pod_costs_no_request_once_its_endpoint_is_gone(release: Releas
     victim = release.pods("api")[0]
     with traffic(release, token) as met:
         met.mark("killed")
-        kill_pod(victim["spec"]["nodeName"], victim["metadata"]["uid"])
+        send_to_pod(victim["spec"]["nodeName"], victim["metadata"]["uid"], signal.SIGKILL)
         eventually(lambda: restarts(release, victim) > restarts_of(victim), seconds=30)
         release.wait_until_ready()
 

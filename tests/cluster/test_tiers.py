@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,18 +71,10 @@ def test_tokens_of_a_deleted_tier_meet_the_default_tier(release: Release, gold: 
 
 def test_an_edit_is_enforced_by_every_worker_within_a_second(release: Release, gold: str, figures: Figures) -> None:
     """From the API server's answer to the status that says so: 95 of 100 edits."""
-    taken = sorted(seconds_until_enforced(release, gold, limit) for limit in range(1000, 1000 + EDITS))
+    taken = sorted(release.seconds_until_enforced(gold, limit) for limit in range(1000, 1000 + EDITS))
 
     p50, p95 = statistics.median(taken), taken[int(EDITS * 0.95) - 1]
     figures(
         f"from kubectl apply to enforced by all workers of both regions, {EDITS} edits", f"p50 {p50 * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms"
     )
     assert p95 < 1
-
-
-def seconds_until_enforced(release: Release, tier: str, limit: int) -> float:
-    """How long an edit takes until the status says that every region enforces it."""
-    release.tiers.edit(tier, **limited(limit))
-    accepted = time.monotonic()
-    eventually(lambda: release.tiers.is_ready(tier), seconds=ENFORCED_SECONDS)
-    return time.monotonic() - accepted
