@@ -160,9 +160,9 @@ class Sentinels:
 
 
 class Certificates:
-    """A certificate of 127.0.0.1 and the authority that signed it, as files; that of the certificate holds its key, too."""
+    """A certificate of 127.0.0.1 and of hosts, and the authority that signed it, as files; that of the certificate holds its key, too."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *hosts: str) -> None:
         directory.mkdir()
         self.authority = directory / "ca.pem"
         self.certificate = directory / "server.pem"
@@ -170,7 +170,7 @@ class Certificates:
         own = ec.generate_private_key(ec.SECP256R1())
         authority = _signed(name, name, key.public_key(), key, [x509.BasicConstraints(ca=True, path_length=0)])
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *map(x509.DNSName, hosts)])
         certificate = _signed(subject, name, own.public_key(), key, [names])
         self.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
         secret = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -1,25 +1,19 @@
 """Edges of the chart: rendered by Helm, read by a real Envoy, and the same as those of the local run."""
 
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from tests.chart.edges import clusters, complaint, config, endpoints, eventually, heard, running
 from tests.chart.rendering import CHART, Helm, Json, find, render
-from tests.conftest import free_port
 from tests.fake_api import FakeApi, serving
 
-from tidegate.local.client import Client
 from tidegate.local.edge import TEMPLATE, bootstrap
 from tidegate.local.layout import Layout
 
-ENVOY = Path(sys.executable).parent / "envoy"
 REGIONS = ("frankfurt", "dublin")
 OSLO = 'regions=[{"name":"frankfurt"},{"name":"dublin"},{"name":"oslo"}]'
 
@@ -30,23 +24,9 @@ def edged(helm: Helm) -> list[Json]:
     return render(helm, "--set", "edge.enabled=true")
 
 
-def config(documents: list[Json], region: str) -> Json:
-    """What the edge of a region reads."""
-    return dict(yaml.safe_load(find(documents, "ConfigMap", f"tidegate-edge-{region}")["data"]["envoy.yaml"]))
-
-
-def cluster(config: Json) -> Json:
-    (found,) = config["static_resources"]["clusters"]
-    return dict(found)
-
-
 @pytest.mark.parametrize("region", REGIONS)
 def test_envoy_accepts_what_is_rendered(edged: list[Json], region: str, tmp_path: Path) -> None:
-    file = tmp_path / "envoy.yaml"
-    file.write_text(find(edged, "ConfigMap", f"tidegate-edge-{region}")["data"]["envoy.yaml"])
-    checked = subprocess.run([str(ENVOY), "--mode", "validate", "-c", str(file)], capture_output=True, text=True, timeout=60, check=False)
-
-    assert checked.returncode == 0, checked.stderr
+    assert complaint(config(edged, region), tmp_path / "envoy.yaml") == ""
 
 
 def test_edges_behave_as_those_of_the_local_run(edged: list[Json], tmp_path: Path) -> None:
@@ -63,10 +43,6 @@ def test_edges_behave_as_those_of_the_local_run(edged: list[Json], tmp_path: Pat
     assert (CHART / "files/edge.yaml").read_text() == TEMPLATE.read_text()
 
 
-def endpoints(config: Json) -> list[Json]:
-    return list(cluster(config)["load_assignment"]["endpoints"])
-
-
 def without_places(config: Json) -> Any:
     """An edge without its addresses."""
     copied = json.loads(json.dumps(config))
@@ -79,7 +55,7 @@ def without_places(config: Json) -> Any:
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_an_edge_prefers_its_own_region_and_finds_the_pods_of_each(edged: list[Json], region: str) -> None:
-    assert cluster(config(edged, region))["type"] == "STRICT_DNS"
+    assert clusters(config(edged, region))["api"]["type"] == "STRICT_DNS"
     for each in endpoints(config(edged, region)):
         name = each["locality"]["region"]
         (endpoint,) = each["lb_endpoints"]
@@ -134,43 +110,17 @@ def test_an_edge_is_as_safe_as_every_pod(edged: list[Json]) -> None:
 @pytest.fixture
 def pods(edged: list[Json], tmp_path: Path) -> Iterator[tuple[int, dict[str, list[FakeApi]]]]:
     """The port of Frankfurt's edge as it is rendered, but for addresses; and two pods of each region behind it."""
-    rendered = config(edged, "frankfurt")
-    port, file = free_port(), tmp_path / "envoy.yaml"
     with ExitStack() as stack:
         apis = {region: [stack.enter_context(serving(FakeApi(region))) for _ in range(2)] for region in REGIONS}
-        for each in endpoints(rendered):
-            found = [
-                {"socket_address": {"address": "127.0.0.1", "port_value": api.server_port}} for api in apis[each["locality"]["region"]]
-            ]
-            each["lb_endpoints"] = [{"endpoint": {"address": address}} for address in found]
-        rendered["static_resources"]["listeners"][0]["address"] = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-        file.write_text(json.dumps(rendered))
-        command = [str(ENVOY), "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]
-        stack.callback(stack.enter_context(subprocess.Popen(command)).kill)
+        port = stack.enter_context(running(config(edged, "frankfurt"), apis, tmp_path / "envoy.yaml"))
         eventually(lambda: heard(port) == {"frankfurt"})
         yield port, apis
-
-
-def heard(port: int) -> set[str]:
-    """Who answers twenty requests; nobody while the edge does not listen."""
-    try:
-        with Client(port) as client:
-            return {answer.region for answer in (client.get("/v1/credits") for _ in range(20)) if answer.status == 200}
-    except OSError:
-        return set()
 
 
 def is_spared(api: FakeApi, port: int) -> bool:
     """Whether its region answers twenty requests without it."""
     before = api.served
     return heard(port) == {api.region} and api.served == before
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
 
 
 def test_a_region_gets_everything_while_half_of_its_pods_are_well_and_nothing_without_any(

@@ -127,6 +127,7 @@ topologySpreadConstraints:
 {{- /* Names are asked for anew each second: pods come and go. While half of a region's pods are well, it gets everything. */}}
 {{- $found := dict "type" "STRICT_DNS" "dns_refresh_rate" "1s" "dns_lookup_family" "V4_PREFERRED" "load_assignment" $assignment }}
 {{- range $key, $value := $found }}{{ $_ := set (first $config.static_resources.clusters) $key $value }}{{ end }}
+{{- with $root.Values.edge.peers }}{{ include "tidegate.addPeers" (list . $config) }}{{ end }}
 {{- toYaml $config }}
 {{- end }}
 
