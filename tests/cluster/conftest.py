@@ -12,6 +12,7 @@ from tests.cluster.control_plane import CONTROL, SERVER
 from tests.cluster.machines import MachineUnfit
 from tests.cluster.notes import install_by_the_notes
 from tests.cluster.release import Release
+from tests.cluster.tilt import build_stages
 from tests.kube.chart import Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, kubectl_for
 from tests.kube.processes import eventually
@@ -27,7 +28,11 @@ measured = pytest.StashKey[list[str]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test waits for the cluster, and then pods take the time that pods take."""
+    """The first test waits for the cluster, and then pods take the time that pods take.
+
+    Tilt's tests come first: they remove the definition that they brought, and with it everybody's tiers.
+    """
+    items.sort(key=lambda item: item.path != HERE / "test_tilt.py")
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))
@@ -35,10 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what the tests need before any of them starts: a first build takes longer than a test may."""
-    needed = any("cluster" in getattr(item, "fixturenames", ()) and HERE in item.path.parents for item in session.items)
-    if needed and not session.config.option.collectonly and not os.environ.get("KUBECONFIG"):
+    fixtures = {name for item in session.items if HERE in item.path.parents for name in getattr(item, "fixturenames", ())}
+    if "cluster" in fixtures and not session.config.option.collectonly and not os.environ.get("KUBECONFIG"):
         try:
             own.build()
+            if "tilt" in fixtures:
+                tool("tilt")
+                build_stages()
         except (MachineUnfit, ToolUnavailable) as ex:
             raise pytest.UsageError(str(ex)) from ex
 

@@ -145,6 +145,15 @@ def built(image: Image) -> Path:
     return image.archive
 
 
+def build_stage(stage: str, context: Path) -> str:
+    """Build a stage of the Dockerfile in a folder, and return the name that it has in the storage of buildah."""
+    name = f"localhost/{stage}"
+    with locked(folder() / "lock"):
+        make_base()
+        buildah("build", *mounts(), "--target", stage, "--tag", name, str(context))
+    return name
+
+
 def make_base() -> None:
     """Make the image that the Dockerfile builds on, unless it is there."""
     label = hashlib.sha256("\0".join((BASE, SUITE, *SYSTEM)).encode()).hexdigest()[:16]

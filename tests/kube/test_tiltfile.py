@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -59,16 +60,53 @@ def test_an_evaluation_repeats_itself(evaluate: Tilt) -> None:
 
 
 def test_tilt_up_brings_everything_in_order(evaluate: Tilt) -> None:
-    """The definition before the operator before the sample tiers; the chart's workloads with a live update each."""
+    """The definition before the operator before the sample tiers, and it is done when those are enforced in every region."""
     found = manifests(evaluate())
 
-    for name in ("tidegate-api-frankfurt", "tidegate-api-dublin"):
-        assert live_update(found[name], "api-dev") == {"app/tidegate": f"{site_packages()}/tidegate"}
-    assert live_update(found["tidegate-operator"], "operator-dev") == {"operator/tidegate_operator": f"{site_packages()}/tidegate_operator"}
-    needed = {name: found[name]["ResourceDependencies"] for name in ("tidegate-operator", "free", "pro", "enterprise")}
-    assert needed.pop("tidegate-operator") == ["crd"]
-    assert list(needed.values()) == [["tidegate-operator"]] * 3
+    needed = {name: set(found[name]["ResourceDependencies"]) for name in ("tidegate-operator", "free", "pro", "enterprise", "enforced")}
+    assert needed.pop("tidegate-operator") == {"crd"}
+    assert needed.pop("enforced") == {"free", "pro", "enterprise", "tidegate-api-frankfurt", "tidegate-api-dublin"}
+    assert list(needed.values()) == [{"tidegate-operator"}] * 3
     assert {"tidegate-redis-frankfurt", "tidegate-redis-dublin", "tidegate-store"} <= found.keys()
+
+
+@pytest.mark.parametrize("builder", [(), ("--image-builder", "nerdctl build --target $STAGE --tag $EXPECTED_REF .")])
+def test_edits_go_into_pods_that_run(evaluate: Tilt, builder: tuple[str, ...]) -> None:
+    """Whatever builds the images. Both packages are kept equal in both, so that an edit of one makes no image of the other anew."""
+    found = manifests(evaluate(*builder))
+
+    synced = {"app/tidegate": f"{site_packages()}/tidegate", "operator/tidegate_operator": f"{site_packages()}/tidegate_operator"}
+    for name in ("tidegate-api-frankfurt", "tidegate-api-dublin", "tidegate-operator"):
+        assert {sync["localPath"]: sync["containerPath"] for sync in live_update(found[name])["syncs"]} == synced
+    assert [run["triggerPaths"] for run in live_update(found["tidegate-api-dublin"])["execs"]] == [["app/tidegate"]]
+    assert [run["triggerPaths"] for run in live_update(found["tidegate-operator"])["execs"]] == [list(synced)]
+
+
+def test_what_workers_inherit_from_gunicorn_makes_an_image_anew(evaluate: Tilt) -> None:
+    """A HUP starts workers again, and not the process that has loaded their class and whatever that imports."""
+    script = "import sys, tidegate.server.worker; print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('tidegate')))"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True).stdout
+    inherited = {Path(file).relative_to(ROOT) for file in printed.split()}
+
+    rebuilding = {Path(path) for path in live_update(manifests(evaluate())["tidegate-api-dublin"])["stopPaths"]}
+
+    assert {path for path in inherited if rebuilding.isdisjoint((path, *path.parents))} == {
+        Path("app/tidegate/__init__.py"),
+        Path("app/tidegate/contract/__init__.py"),
+    }
+
+
+@pytest.mark.parametrize("name", ["api", "operator"])
+def test_the_images_are_those_stages_whose_files_may_be_written(evaluate: Tilt, name: str) -> None:
+    """With Docker, or by a command that is told the stage."""
+    resource = {"api": "tidegate-api-dublin", "operator": "tidegate-operator"}[name]
+    [built] = manifests(evaluate())[resource]["ImageTargets"]
+    [commanded] = manifests(evaluate("--image-builder", "make an-image"))[resource]["ImageTargets"]
+
+    assert re.search(rf"^FROM {name} AS {name}-dev$", DOCKERFILE, re.MULTILINE)
+    assert built["BuildDetails"]["target"] == f"{name}-dev"
+    assert commanded["BuildDetails"]["args"][-1] == "make an-image"
+    assert f"STAGE={name}-dev" in commanded["BuildDetails"]["env"]
 
 
 def test_each_region_has_ports_and_links_of_its_own(evaluate: Tilt) -> None:
@@ -109,18 +147,25 @@ def test_tests_demo_and_a_burst_of_load_wait_for_somebody_to_press_them(evaluate
 
 
 def test_a_cluster_that_may_be_production_is_refused(
-    run: Callable[..., subprocess.CompletedProcess[str]], environment: dict[str, str], tmp_path: Path
+    run: Callable[..., subprocess.CompletedProcess[str]], environment: dict[str, str]
 ) -> None:
-    """Whoever has another context by mistake must not bring development keys there."""
-    context = {"name": "production", "context": {"cluster": "production", "user": "somebody"}}
-    cluster = {"name": "production", "cluster": {"server": "https://127.0.0.1:1"}}
-    config = {"apiVersion": "v1", "kind": "Config", "current-context": "production", "contexts": [context], "clusters": [cluster]}
-    Path(environment["KUBECONFIG"]).write_text(yaml.safe_dump(config))
+    """Whoever has another context by mistake must not bring development keys there; naming another one allows no more than that."""
+    Path(environment["KUBECONFIG"]).write_text(kubeconfig("production"))
 
-    refused = run()
+    for arguments in ((), ("--allowed-contexts", "team-development")):
+        refused = run(*arguments)
+        assert refused.returncode != 0
+        assert "production" in refused.stderr
 
-    assert refused.returncode != 0
-    assert "production" in refused.stderr
+
+@pytest.mark.parametrize(("context", "arguments"), [("kind-other", ()), ("k3d-other", ()), ("team", ("--allowed-contexts", "team"))])
+def test_a_cluster_on_this_computer_or_one_that_is_named_is_used(
+    evaluate: Tilt, environment: dict[str, str], context: str, arguments: tuple[str, ...]
+) -> None:
+    """Tilt knows the former by their names."""
+    Path(environment["KUBECONFIG"]).write_text(kubeconfig(context))
+
+    assert "tidegate-store" in manifests(evaluate(*arguments))
 
 
 def test_no_secret_is_in_a_config_map(evaluate: Tilt) -> None:
@@ -157,16 +202,17 @@ def container_ports(manifest: Json) -> list[int]:
     return [port["containerPort"] for port in container["ports"]]
 
 
-def live_update(manifest: Json, stage: str) -> dict[str, str]:
-    """Folder in the container by folder of the sources that it is kept equal to.
-
-    The image must be built up to `stage`, where those files may be written, and a command must have them read.
-    """
+def live_update(manifest: Json) -> Json:
+    """How the only image of its workload is kept equal to the sources."""
     (image,) = manifest["ImageTargets"]
-    assert image["BuildDetails"]["target"] == stage
-    assert re.search(rf"^FROM \w+ AS {stage}$", DOCKERFILE, re.MULTILINE)
-    assert image["LiveUpdateSpec"]["execs"]
-    return {sync["localPath"]: sync["containerPath"] for sync in image["LiveUpdateSpec"]["syncs"]}
+    return dict(image["LiveUpdateSpec"])
+
+
+def kubeconfig(context: str) -> str:
+    """A kubeconfig with one cluster, which doesn't answer."""
+    contexts = [{"name": context, "context": {"cluster": context, "user": "somebody"}}]
+    clusters = [{"name": context, "cluster": {"server": "https://127.0.0.1:1"}}]
+    return yaml.safe_dump({"apiVersion": "v1", "kind": "Config", "current-context": context, "contexts": contexts, "clusters": clusters})
 
 
 def site_packages() -> str:

@@ -1,11 +1,13 @@
 """Builds the Go programs of the tests, once per version; called by their fixtures and, as a script, by the Makefile."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,13 +30,17 @@ class ToolBuildFailed(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one tool is built: the go.mod of `folder` pins `module`, and the linker writes `stamp` into the program."""
+    """How one tool is built: the go.mod of `folder` pins `module`, and the linker writes `stamp` into the program.
+
+    `page` is a web page that the program wants to have in it, below the module, which its makers add before they build.
+    """
 
     folder: Path
     module: str
     package: str
     stamp: str = ""
     needs_c: bool = False
+    page: str = ""
 
     @property
     def version(self) -> str:
@@ -74,7 +80,8 @@ RECIPES = {
     "kube-router": Recipe(HERE / "kube-router", KUBE_ROUTER, f"{KUBE_ROUTER}/cmd/kube-router"),
     "helm": Recipe(HERE / "helm", "helm.sh/helm/v4", "helm.sh/helm/v4/cmd/helm", HELM_STAMP),
     "helm-docs": Recipe(HERE / "helm-docs", "github.com/norwoodj/helm-docs", "github.com/norwoodj/helm-docs/cmd/helm-docs"),
-    "tilt": Recipe(HERE / "tilt", TILT, f"{TILT}/cmd/tilt", TILT_STAMP, needs_c=True),
+    # Without its user interface Tilt evaluates, but doesn't bring up anything.
+    "tilt": Recipe(HERE / "tilt", TILT, f"{TILT}/cmd/tilt", TILT_STAMP, needs_c=True, page="pkg/assets/build/index.html"),
 }
 
 
@@ -86,7 +93,7 @@ def tool(name: str) -> Path:
         ToolBuildFailed: the build ended with an error.
     """
     recipe = RECIPES[name]
-    program = cache_folder() / f"{name}-{recipe.version}"
+    program = cache_folder() / f"{name}-{recipe.version}{'-with-page' if recipe.page else ''}"
     if not program.exists():
         with locked(program.with_name(f"{program.name}.lock")):
             if not program.exists():
@@ -113,21 +120,40 @@ def locked(path: Path) -> Iterator[IO[str]]:
 def build(recipe: Recipe, program: Path) -> None:
     """Compile into a neighbouring file, then rename: whoever sees the program sees all of it."""
     unfinished = program.with_name(f"{program.name}.building")
-    command = [find_go(), "build", "-trimpath", "-ldflags", recipe.linker_flags, "-o", str(unfinished), recipe.package]
     print(f"building {program.name}: minutes, once", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        modules = ["-modfile", str(with_page(recipe, Path(folder)))] if recipe.page else []
+        go(recipe, "build", *modules, "-trimpath", "-ldflags", recipe.linker_flags, "-o", str(unfinished), recipe.package)
+    unfinished.rename(program)
+
+
+def with_page(recipe: Recipe, folder: Path) -> Path:
+    """A go.mod by which the module is a copy in `folder` that has its page, an empty one."""
+    source = json.loads(go(recipe, "mod", "download", "-json", recipe.module))["Dir"]
+    copy = Path(shutil.copytree(source, folder / "module"))
+    page = copy / recipe.page
+    page.parent.chmod(0o700)
+    page.write_text("<!doctype html>\n")
+    for name in ("go.mod", "go.sum"):
+        shutil.copy(recipe.folder / name, folder)
+    go(recipe, "mod", "edit", f"-replace={recipe.module}={copy}", str(folder / "go.mod"))
+    return folder / "go.mod"
+
+
+def go(recipe: Recipe, *arguments: str) -> str:
+    """Run Go where the recipe is, and return what it prints."""
     finished = subprocess.run(
-        command,
+        [find_go(), *arguments],
         cwd=recipe.folder,
         env=build_environment(recipe),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         timeout=BUILD_TIMEOUT_SECONDS,
         check=False,
     )
     if finished.returncode != 0:
-        raise ToolBuildFailed(f"go build of {recipe.package} failed:\n{finished.stdout[-2000:]}")
-    unfinished.rename(program)
+        raise ToolBuildFailed(f"go {arguments[0]} of {recipe.package} failed:\n{finished.stderr[-2000:]}")
+    return finished.stdout
 
 
 def build_environment(recipe: Recipe) -> dict[str, str]:
