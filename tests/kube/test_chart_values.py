@@ -109,19 +109,59 @@ def test_everything_holds_an_object_of_each_kind_of_the_other_projects(built: Ca
     assert len(FILES) == 3
 
 
+@pytest.mark.parametrize("by_server", ["true", "false"])
 @pytest.mark.parametrize("scaler", ["autoscaling", "keda"])
-def test_an_upgrade_leaves_as_many_pods_as_there_are_to_the_scaler(helm: Helm, kubectl: Kubectl, scaler: str) -> None:
-    """Also the one that turns it on: without a number a Deployment has one pod, until the scaler acts."""
+def test_an_upgrade_leaves_as_many_pods_as_there_are_to_the_scaler(helm: Helm, kubectl: Kubectl, scaler: str, by_server: str) -> None:
+    """Also the one that turns it on: without a number a Deployment has one pod, until the scaler acts. `false` is as Helm 3 does it."""
     scaled = ("--set", f"crds.enabled=false,api.{scaler}.enabled=true")
-    helm.install("--set", "crds.enabled=false,api.replicas=5")
+    helm.install("--set", "crds.enabled=false,api.replicas=5", f"--server-side={by_server}")
 
     helm.upgrade(*scaled)
     turned_on = replicas(helm, kubectl)
-    kubectl("scale", "deployment/tidegate-api-dublin", "--replicas", "7", "--namespace", helm.namespace)
+    scale(helm, kubectl, 7)
     helm.upgrade(*scaled, "--set", "api.seats=50")
+    once = replicas(helm, kubectl)
+    helm.upgrade(*scaled, "--set", "api.seats=60")
 
-    assert turned_on == 5
-    assert replicas(helm, kubectl) == 7
+    assert (turned_on, once, replicas(helm, kubectl)) == (5, 7, 7)
+
+
+@pytest.mark.parametrize("first", ["api.replicas=5", "api.autoscaling.enabled=true"])
+def test_a_rollback_leaves_as_many_pods_as_there_are_to_the_scaler(helm: Helm, kubectl: Kubectl, first: str) -> None:
+    """A number from when the release was made would be a conflict with the scaler's, and the rollback refused in the middle of trouble."""
+    scaled = ("--set", "crds.enabled=false,api.autoscaling.enabled=true")
+    helm.install("--set", f"crds.enabled=false,{first}")
+    helm.upgrade(*scaled)
+    scale(helm, kubectl, 7)
+    helm.upgrade(*scaled, "--set", "api.seats=50")
+    scale(helm, kubectl, 8)
+    helm.upgrade(*scaled, "--set", "api.image.tag=broken")
+    scale(helm, kubectl, 9)
+
+    helm.rollback()
+
+    assert replicas(helm, kubectl) == 9
+
+
+def test_a_scaler_is_turned_off_by_force(helm: Helm, kubectl: Kubectl) -> None:
+    """Or by the number that there is: Helm takes no field from others unless told to."""
+    scaled = ("--set", "crds.enabled=false,api.autoscaling.enabled=true")
+    off = ("--set", "crds.enabled=false,api.replicas=3")
+    helm.install("--set", "crds.enabled=false")
+    helm.upgrade(*scaled)
+    scale(helm, kubectl, 7)
+    helm.upgrade(*scaled)
+
+    said = helm.refusal(*off)
+    helm.upgrade(*off, "--force-conflicts")
+
+    assert ".spec.replicas" in said
+    assert replicas(helm, kubectl) == 3
+
+
+def scale(helm: Helm, kubectl: Kubectl, number: int) -> None:
+    """What a scaler does."""
+    kubectl("scale", "deployment/tidegate-api-dublin", "--replicas", f"{number}", "--namespace", helm.namespace)
 
 
 def replicas(helm: Helm, kubectl: Kubectl) -> int:

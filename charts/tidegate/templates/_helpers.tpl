@@ -264,6 +264,23 @@ from:
 {{ with include "tidegate.scaler" . }}{{ (fromJson .).minReplicas }}{{ else }}{{ .Values.api.replicas }}{{ end }}
 {{- end }}
 
+{{/* As many pods as a Deployment has when a scaler takes it over: taken out, the number would fall to 1 until the scaler acts. Empty from when no
+  release holds the number, for then it stays; and one of ours, as of a release that is rolled back to, would be refused as a conflict with the
+  scaler's. Where Helm merges by itself, as Helm 3 does, it always falls. Call with a scope. */}}
+{{- define "tidegate.replicasBeforeScaler" -}}
+{{- with lookup "apps/v1" "Deployment" .root.Release.Namespace (include "tidegate.objectName" .) }}
+{{- $isApplied := false }}{{ $isHeld := false }}{{ $isScaled := false }}
+{{- range .metadata.managedFields }}
+{{- if eq (.subresource | default "") "scale" }}{{ $isScaled = true }}{{ end }}
+{{- if eq .operation "Apply" }}
+{{- $isApplied = true }}
+{{- if hasKey (dig "f:spec" dict .fieldsV1) "f:replicas" }}{{ $isHeld = true }}{{ end }}
+{{- end }}
+{{- end }}
+{{- if or (not $isApplied) (and $isHeld (not $isScaled)) }}{{ .spec.replicas }}{{ end }}
+{{- end }}
+{{- end }}
+
 {{- define "tidegate.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
