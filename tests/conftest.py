@@ -1,6 +1,6 @@
-"""Real Valkey servers: `valkey` (one a session), `redis` (a client on its flushed database), `valkeys` (more, one test long).
+"""Real Valkey servers: `valkey` (one a session), `redis` (a client on its flushed database), `durable` (one that syncs each write).
 
-And `cluster` (one a session) and `clusters` (more), of three primaries."""
+And `valkeys` (more, one test long), `cluster` (one a session) and `clusters` (more), of three primaries."""
 
 import asyncio
 import os
@@ -10,25 +10,30 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import settings
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
     from tests.topologies import ValkeyCluster
 
 STARTUP_SECONDS = 10.0
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+"""Options of a Valkey that syncs each write before it answers."""
 
 # No test fails because its machine is busy.
 settings.register_profile("tidegate", deadline=None)
 settings.load_profile("tidegate")
+# A traceback as rich draws it, which schemathesis brings along, takes a third of a second.
+structlog.configure(processors=[structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)])
 
 
 def valkey_binary() -> str:
@@ -68,7 +73,7 @@ class Valkey:
         deadline = time.monotonic() + STARTUP_SECONDS
         while not self._answers():
             assert time.monotonic() < deadline, f"Valkey on port {self.port} did not start"
-            time.sleep(0.01)
+            time.sleep(0.002)
 
     def stop(self) -> None:
         self._signal(signal.SIGCONT, signal.SIGTERM)
@@ -85,18 +90,18 @@ class Valkey:
         self._process.send_signal(signal.SIGCONT)
 
     def flush(self) -> None:
-        with BlockingRedis(port=self.port) as client:
+        with BlockingRedis(port=self.port, driver_info=None) as client:
             client.flushall()
 
     def client(self, timeout: float = 2.0) -> Redis:
         return Redis.from_url(self.url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0))
 
     def _answers(self) -> bool:
-        try:
-            with BlockingRedis(port=self.port, socket_timeout=0.5) as client:
-                return bool(client.ping())
-        except RedisError:
-            return False
+        # By hand: a client tries again by itself, and takes longer than the server to start.
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=0.5) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(5) == b"+PONG"
+        return False
 
     def _signal(self, *signals: signal.Signals) -> None:
         if self._process is None:
@@ -120,6 +125,21 @@ def valkey(shared_valkey: Valkey) -> Valkey:
     """A running server with an empty database; do not stop it (take one from `valkeys` for that)."""
     shared_valkey.flush()
     return shared_valkey
+
+
+@pytest.fixture(scope="session")
+def shared_durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("durable"), *DURABLE)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def durable(shared_durable: Valkey) -> Valkey:
+    """A running server with an empty database that syncs each write, as a store of mutations must; do not stop it."""
+    shared_durable.flush()
+    return shared_durable
 
 
 @pytest.fixture

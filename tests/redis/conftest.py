@@ -23,6 +23,7 @@ from tidegate.contract import keys
 from tidegate.contract.codec import TierDocument, encode_tier
 from tidegate.contract.tier import Tier
 from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
+from tidegate.store.redis import RedisStore
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -48,6 +49,13 @@ class Issuer:
 @pytest.fixture
 def issuer(tmp_path: Path) -> Issuer:
     return Issuer(tmp_path / "keys")
+
+
+@pytest.fixture
+async def store(valkey: Valkey) -> AsyncIterator[RedisStore]:
+    store = RedisStore(valkey.client())
+    yield store
+    await store.close()
 
 
 @asynccontextmanager

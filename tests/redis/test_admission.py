@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from tests.redis.conftest import Start, slow_way, wait_for
-from tests.redis.test_application import DURABLE, PURCHASES, bearer, lifespan
+from tests.redis.test_application import PURCHASES, bearer, lifespan
 from tests.redis.test_protocol import serving
 
 from tidegate.admission.gradient import GradientSeats
@@ -88,11 +88,9 @@ async def publish(redis: Redis, name: str, window: dict[str, Any] = HOURLY, **ad
 
 
 @pytest.fixture
-async def place(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, port: int, eventually: Callable[..., Any]
-) -> AsyncIterator[Place]:
+async def place(redis: Redis, valkey: Any, durable: Any, issuer: Any, port: int, eventually: Callable[..., Any]) -> AsyncIterator[Place]:
     await publish(redis, "pro")
-    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkeys(*DURABLE).url}
+    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": durable.url}
     app, gate = create_app(Settings.from_environment(issuer.environment | urls | CALM | {"TIDEGATE_SEATS": "1"})), Gate()
     app.add_route("/v1/gate", gate)
     async with AsyncExitStack() as stack:
@@ -266,14 +264,13 @@ async def test_a_handler_that_fails_gives_its_seat_back(place: Place, failure: B
 
 
 async def test_adaptive_seats_learn_from_handlers_alone(
-    monkeypatch: pytest.MonkeyPatch, redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, port: int
+    monkeypatch: pytest.MonkeyPatch, redis: Redis, valkey: Any, durable: Any, issuer: Any, port: int
 ) -> None:
     """What a slow store takes says nothing of the handler, and neither does a request that no handler answered."""
     learned: list[float] = []
     monkeypatch.setattr(GradientSeats, "observe", lambda _, seconds, taken, now: learned.append(seconds))
     await publish(redis, "pro")
-    store = valkeys(*DURABLE)
-    async with slow_way(store.port, 0.1) as store_port:
+    async with slow_way(durable.port, 0.1) as store_port:
         urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": f"redis://127.0.0.1:{store_port}"}
         settings = issuer.environment | urls | CALM | {"TIDEGATE_SEATS": "50", "TIDEGATE_MINIMUM_SEATS": "2"}
         app = create_app(Settings.from_environment(settings))
@@ -289,7 +286,7 @@ async def test_adaptive_seats_learn_from_handlers_alone(
 
 
 async def test_a_stopping_worker_refuses_who_still_waits_and_finishes_what_runs(
-    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any
+    start: Start, port: int, redis: Redis, durable: Any, issuer: Any
 ) -> None:
     """OPS-2: nobody is cut off, and a queue of a minute does not hold up the exit until the worker is killed."""
     await publish(redis, "pro", queue={"maxWait": "60s", "maxDepth": 100})
@@ -297,7 +294,7 @@ async def test_a_stopping_worker_refuses_who_still_waits_and_finishes_what_runs(
         "tests.redis.admission_app:app",
         TIDEGATE_SEATS="2",
         TIDEGATE_DRAIN_SECONDS="0.3",
-        TIDEGATE_STORE_URL=valkeys(*DURABLE).url,
+        TIDEGATE_STORE_URL=durable.url,
         HANDLER_SECONDS="1",
         **CALM,
     )
@@ -316,13 +313,11 @@ async def test_a_stopping_worker_refuses_who_still_waits_and_finishes_what_runs(
 
 
 async def test_a_thousand_connections_that_read_nothing_keep_nobody_from_being_served(
-    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any
+    start: Start, port: int, redis: Redis, durable: Any, issuer: Any
 ) -> None:
     """A worker as it is deployed; each of them asks, none of them ever reads, and they leave without a word."""
     await publish(redis, "pro")
-    process = start(
-        "tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url, HANDLER_SECONDS="0.01", **CALM
-    )
+    process = start("tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=durable.url, HANDLER_SECONDS="0.01", **CALM)
     wait_for(f"http://127.0.0.1:{port}/readyz", 200)
     request = f"GET /v1/slow HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer(issuer.mint('pro', tenant='flood'))['Authorization']}\r\n\r\n"
     flood = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(1_000)]
@@ -342,11 +337,11 @@ async def test_a_thousand_connections_that_read_nothing_keep_nobody_from_being_s
 
 
 async def test_equal_tenants_of_a_worker_are_served_equally_beside_one_that_asks_eight_times_as_much(
-    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any
+    start: Start, port: int, redis: Redis, durable: Any, issuer: Any
 ) -> None:
     """RL-16, by counts alone, so that the pace of the machine does not matter: everybody always has somebody waiting."""
     await publish(redis, "pro", queue={"maxWait": "60s", "maxDepth": 100}, maxInFlight=100)
-    start("tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url, HANDLER_SECONDS="0.05", **CALM)
+    start("tests.redis.admission_app:app", TIDEGATE_SEATS="2", TIDEGATE_STORE_URL=durable.url, HANDLER_SECONDS="0.05", **CALM)
     wait_for(f"http://127.0.0.1:{port}/readyz", 200)
     served = dict.fromkeys(["heavy", "a", "b", "c", "d"], 0)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 from redis.asyncio import Redis
-from tests.redis.test_application import DURABLE, PURCHASES, bearer, lifespan, tier
+from tests.conftest import DURABLE
+from tests.redis.test_application import PURCHASES, bearer, lifespan, tier
 
 from tidegate.application import create_app
 from tidegate.cli import main

@@ -5,7 +5,7 @@ import gc
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from tidegate.settings import Settings
 from tidegate_operator.publisher import Publisher
 
 ROOT = Path(__file__).parents[2]
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 PURCHASES = "/v1/credits/purchases"
 
 
@@ -34,20 +33,18 @@ def tier(name: str, limit: int) -> TierDocument:
 
 
 @pytest.fixture
-async def api(redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def api(redis: Redis, valkey: Any, durable: Any, issuer: Any) -> AsyncIterator[httpx.AsyncClient]:
     for document in (tier("free", 3), tier("pro", 1000)):
         await redis.hset(keys.TIERS, document.tier.name, encode_tier(document))
     await redis.set(keys.REVISION, 1)
-    store = valkeys(*DURABLE)
-    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": store.url}
+    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": durable.url}
     app = create_app(Settings.from_environment(issuer.environment | urls))
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
         yield client
 
 
-async def test_a_region_on_a_cluster_counts_an_identity_in_its_shard(cluster: Any, valkeys: Callable[..., Any], issuer: Any):
-    store = valkeys(*DURABLE)
-    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": cluster.url, "TIDEGATE_STORE_URL": store.url}
+async def test_a_region_on_a_cluster_counts_an_identity_in_its_shard(cluster: Any, durable: Any, issuer: Any):
+    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": cluster.url, "TIDEGATE_STORE_URL": durable.url}
     publisher = Publisher.connect("frankfurt", cluster.url, timeout_seconds=1.0)
     await publisher.publish(tier("free", 3))
     await publisher.aclose()
@@ -340,7 +337,7 @@ def test_the_resource_of_the_readme_passes_the_linters(tmp_path: Any) -> None:
 
 
 async def test_workers_that_prefer_different_identity_keys_count_as_one(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, tmp_path: Path
+    redis: Redis, valkey: Any, durable: Any, issuer: Any, tmp_path: Path
 ) -> None:
     """VEC-3: in the middle of replacing the key, a customer's quota is still one."""
     await redis.hset(keys.TIERS, "free", encode_tier(tier("free", 3)))
@@ -348,7 +345,7 @@ async def test_workers_that_prefer_different_identity_keys_count_as_one(
     (tmp_path / "other.key").write_bytes(b"o" * 43)
     names = ["TIDEGATE_IDENTITY_KEY_FILE", "TIDEGATE_OTHER_IDENTITY_KEY_FILE"]
     files = [issuer.environment[names[0]], str(tmp_path / "other.key")]
-    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": valkeys(*DURABLE).url}
+    urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": durable.url}
     apps = [
         create_app(Settings.from_environment(issuer.environment | urls | dict(zip(names, order, strict=True))))
         for order in (files, files[::-1])

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -11,25 +11,36 @@ from urllib.parse import quote
 import falcon
 import pytest
 from redis.asyncio import Redis
+from tests.conftest import Valkey
 from tests.redis.cache_stage import PATH, SHARED, TTL_SECONDS, Api, Documents, cache_status, document, publish, serving
 
 from tidegate.cache.lane import Lane
 from tidegate.cache.policy import CachePolicy
 from tidegate.contract import keys
 
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+@pytest.fixture(scope="module")
+def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("lane"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture
-def shared(valkeys: Callable[..., Any]) -> Any:
-    return valkeys("--maxmemory", "32mb", "--maxmemory-policy", "allkeys-lfu")
+async def shared(lane: Valkey) -> Valkey:
+    """A lane of 32 MB, empty, whatever the test before made of it."""
+    lane.flush()
+    async with lane.client() as client:
+        await client.config_set("maxmemory", "32mb", "maxmemory-policy", "allkeys-lfu")
+    return lane
 
 
 @pytest.fixture
-async def api(redis: Redis, valkey: Any, valkeys: Callable[..., Any], shared: Any, issuer: Any) -> AsyncIterator[Api]:
+async def api(redis: Redis, valkey: Any, durable: Any, shared: Any, issuer: Any) -> AsyncIterator[Api]:
     await publish(redis, document("pro", SHARED), document("free", {"lane": "None"}))
     policy = CachePolicy(vary=("Accept-Language",), scopes=frozenset({"payments"}), stale_if_error_seconds=600)
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(policy), TIDEGATE_CACHE_URL=shared.url) as opened:
+    async with serving(issuer, valkey.url, durable.url, Documents(policy), TIDEGATE_CACHE_URL=shared.url) as opened:
         yield opened
 
 
@@ -367,11 +378,11 @@ async def test_a_stale_answer_is_served_while_one_refresh_runs(api: Api, age_by:
 
 
 async def test_a_refresh_that_hangs_keeps_no_worker_from_its_end(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], shared: Any, issuer: Any, age_by: Callable[[float], None], eventually: Any
+    redis: Redis, valkey: Any, durable: Any, shared: Any, issuer: Any, age_by: Callable[[float], None], eventually: Any
 ) -> None:
     await publish(redis, document("pro", SHARED))
     documents = Documents()
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=shared.url) as api:
+    async with serving(issuer, valkey.url, durable.url, documents, TIDEGATE_CACHE_URL=shared.url) as api:
         await api.get()
         age_by(TTL_SECONDS + 1)
         documents.gate = asyncio.Event()
@@ -589,7 +600,7 @@ async def test_who_asks_after_a_mutation_is_not_given_what_was_stored_before_it(
 
 
 async def test_who_asks_after_a_mutation_is_not_given_what_another_worker_stored_before_it(
-    api: Api, valkey: Any, valkeys: Callable[..., Any], shared: Any, issuer: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+    api: Api, valkey: Any, durable: Any, shared: Any, issuer: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
 ) -> None:
     """CACHE-9: though the lane gave it to the one whom it follows, whom it has yet to reach."""
     reply, documents = LateReply(monkeypatch, "take"), Documents(api.documents.cached)
@@ -602,7 +613,7 @@ async def test_who_asks_after_a_mutation_is_not_given_what_another_worker_stored
         await eventually(lambda: reply.calls["take"] > 1)
         api.documents.gate.set()
 
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=shared.url) as second:
+    async with serving(issuer, valkey.url, durable.url, documents, TIDEGATE_CACHE_URL=shared.url) as second:
         answers, _, _ = await asyncio.gather(reply.meets(second, api, eventually), let_go(), maker)
 
     assert answers == ("1", "2")
@@ -660,7 +671,7 @@ async def test_a_worker_that_waits_too_long_asks_for_itself(
     api: Api,
     redis: Redis,
     valkey: Any,
-    valkeys: Callable[..., Any],
+    durable: Any,
     shared: Any,
     issuer: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -671,7 +682,7 @@ async def test_a_worker_that_waits_too_long_asks_for_itself(
     first = asyncio.create_task(api.get())
     await eventually(lambda: api.documents.calls == 1)
     documents = Documents(api.documents.cached)
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=shared.url) as second:
+    async with serving(issuer, valkey.url, durable.url, documents, TIDEGATE_CACHE_URL=shared.url) as second:
         answers = await asyncio.gather(*(second.get() for _ in range(10)))
 
     api.documents.gate.set()

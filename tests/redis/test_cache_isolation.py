@@ -18,7 +18,6 @@ from tests.redis.conftest import Start, slow_way, wait_for
 
 from tidegate.cache.policy import CachePolicy
 
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 LFU = ("--maxmemory-policy", "allkeys-lfu", "--maxmemory")
 TENANTS, SCOPES, NAMES, LANGUAGES = ("acme", "other"), ("api", "api payments", "api profile"), "abc", ("", "de", "en")
 
@@ -58,14 +57,14 @@ class Traffic:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_no_answer_holds_a_byte_of_another_tenant_scope_or_variant(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, seed: int
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], durable: Any, issuer: Any, seed: int
 ) -> None:
     """CACHE-2, CACHE-9: over the same URLs, in both lanes, while they change; an answer is never older than a change that was answered."""
     # One server for both lanes: it is the keys that keep them apart here.
     lanes = valkeys()
     await publish(redis, document("own", DEDICATED, lane=lanes.url), document("pro", SHARED))
     documents = Documents(CachePolicy(vary=("Accept-Language",)))
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=lanes.url) as api:
+    async with serving(issuer, valkey.url, durable.url, documents, TIDEGATE_CACHE_URL=lanes.url) as api:
         # The first mutation of a store alone, as it is what gives it its mark.
         await api.put()
         traffic = Traffic(api, seed)
@@ -75,7 +74,7 @@ async def test_no_answer_holds_a_byte_of_another_tenant_scope_or_variant(
 
 
 async def test_replies_that_come_about_when_they_are_given_up_are_nobody_elses(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], durable: Any, issuer: Any
 ) -> None:
     """CACHE-2: a connection whose reply was not waited for gives it to no later request."""
     lane = valkeys()
@@ -83,7 +82,7 @@ async def test_replies_that_come_about_when_they_are_given_up_are_nobody_elses(
     documents = Documents(CachePolicy(vary=("Accept-Language",)))
     async with slow_way(lane.port, 0.009) as port:
         settings = {"TIDEGATE_CACHE_URL": f"redis://127.0.0.1:{port}", "TIDEGATE_CACHE_TIMEOUT_SECONDS": "0.02"}
-        async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, **settings) as api:
+        async with serving(issuer, valkey.url, durable.url, documents, **settings) as api:
             traffic = Traffic(api, 1, changes=0)
             await traffic.run(60)
 
@@ -99,12 +98,12 @@ HOSTILE = [
 
 
 async def test_a_path_of_any_form_gets_from_the_lane_what_the_handler_says(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], durable: Any, issuer: Any
 ) -> None:
     """CACHE-2: no two are taken for the same that the handler tells apart."""
     lane = valkeys()
     await publish(redis, document("pro", SHARED), document("free", {"lane": "None"}))
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), TIDEGATE_CACHE_URL=lane.url) as api:
+    async with serving(issuer, valkey.url, durable.url, Documents(), TIDEGATE_CACHE_URL=lane.url) as api:
         pro, free = api.token("pro"), api.token("free")
         for token in (pro, pro):
             kept = [await api.get(f"/v1/documents/{path}", token=token) for path in HOSTILE]
@@ -117,7 +116,7 @@ async def test_a_path_of_any_form_gets_from_the_lane_what_the_handler_says(
 
 
 async def test_a_neighbour_that_overfills_the_shared_lane_evicts_nothing_of_a_dedicated_one(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], durable: Any, issuer: Any
 ) -> None:
     """LANE-2: ten times the shared budget; no eviction, and no hit less."""
     shared, own = valkeys(*LFU, "4mb"), valkeys(*LFU, "16mb")
@@ -129,7 +128,7 @@ async def test_a_neighbour_that_overfills_the_shared_lane_evicts_nothing_of_a_de
         answers = [await api.get(f"/v1/documents/{number}", token=token) for number in range(100)]
         return sum("; hit;" in answer.headers["Cache-Status"] for answer in answers)
 
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, documents, TIDEGATE_CACHE_URL=shared.url) as api:
+    async with serving(issuer, valkey.url, durable.url, documents, TIDEGATE_CACHE_URL=shared.url) as api:
         token, neighbour = api.token("own"), api.token("pro", "noisy")
         await hits(api)
         before = await hits(api)
@@ -203,13 +202,20 @@ class Crowd:
 
 @pytest.fixture
 async def crowd(
-    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any, tmp_path: Path, eventually: Callable[..., Any]
+    start: Start,
+    port: int,
+    redis: Redis,
+    valkeys: Callable[..., Any],
+    durable: Any,
+    issuer: Any,
+    tmp_path: Path,
+    eventually: Callable[..., Any],
 ) -> Any:
     await publish(redis, document("pro", SHARED))
     (tmp_path / "crowded_api.py").write_text(CROWDED_API)
-    shared, origin, store = valkeys(*LFU, "16mb"), valkeys(), valkeys(*DURABLE)
+    shared, origin = valkeys(*LFU, "16mb"), valkeys()
     settings = {"TIDEGATE_CACHE_URL": shared.url, "TIDEGATE_CACHE_TIMEOUT_SECONDS": "5", "TIDEGATE_DECISION_TIMEOUT_SECONDS": "5"}
-    urls = {"ORIGIN_URL": origin.url, "TIDEGATE_STORE_URL": store.url}
+    urls = {"ORIGIN_URL": origin.url, "TIDEGATE_STORE_URL": durable.url}
     process = start(
         "crowded_api:app",
         **settings,

@@ -13,17 +13,17 @@ from tests.redis.conftest import slow_way
 from tidegate.contract import keys
 from tidegate.contract.lanes import lane_password
 
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-
 
 @pytest.fixture
-async def dedicated(redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any) -> AsyncIterator[tuple[Api, Any, Any]]:
+async def dedicated(
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], durable: Any, issuer: Any
+) -> AsyncIterator[tuple[Api, Any, Any]]:
     """An API with a dedicated lane for tier `own`, the lane's server, and the shared lane's."""
     shared, own = valkeys(), valkeys("--maxmemory", "16mb", "--maxmemory-policy", "allkeys-lfu")
     address = own.url.replace("127.0.0.1", "{region}")
     await publish(redis, document("own", DEDICATED, lane=address), document("pro", SHARED), document("lost", DEDICATED))
     settings = {"TIDEGATE_CACHE_URL": shared.url, "TIDEGATE_REGION": "127.0.0.1", "TIDEGATE_CACHE_TIMEOUT_SECONDS": "0.5"}
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as opened:
+    async with serving(issuer, valkey.url, durable.url, Documents(), **settings) as opened:
         yield opened, own, shared
 
 
@@ -79,14 +79,14 @@ async def test_a_frozen_lane_costs_one_deadline_and_then_nothing(dedicated: tupl
 
 
 async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], durable: Any, issuer: Any
 ) -> None:
     """LANE-4, with the default: one that is slow or asleep fails no request and keeps none waiting for longer."""
     own = valkeys()
     async with slow_way(own.port, 0.02) as port:
         await publish(redis, document("own", DEDICATED, lane=own.url), document("slow", DEDICATED, lane=f"redis://127.0.0.1:{port}"))
         settings = {"TIDEGATE_CACHE_TIMEOUT_SECONDS": "0.02"}
-        async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as api:
+        async with serving(issuer, valkey.url, durable.url, Documents(), **settings) as api:
             own.freeze()
             try:
                 started = time.monotonic()
@@ -106,12 +106,12 @@ async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
 
 
 async def test_a_lane_that_its_tier_does_not_have_any_more_is_left(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, eventually: Any
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], durable: Any, issuer: Any, eventually: Any
 ) -> None:
     """LANE-3: no connection stays open, and no key is kept, once another one is asked for."""
     first, second = valkeys(), valkeys()
     await publish(redis, document("gone", DEDICATED, lane=first.url), document("own", DEDICATED, lane=first.url, uid="before"))
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents()) as api, first.client() as client:
+    async with serving(issuer, valkey.url, durable.url, Documents()) as api, first.client() as client:
         await asyncio.gather(*(api.get(token=api.token(tier)) for tier in ("gone", "own")))
         assert len(await client.client_list()) == 3
         await redis.hdel(keys.TIERS, "gone")
@@ -138,7 +138,7 @@ async def test_a_tier_whose_lane_has_no_address_is_served_without(dedicated: tup
 
 @pytest.mark.parametrize("is_right", [True, False])
 async def test_the_password_of_a_dedicated_lane_follows_from_a_secret(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer: Any, tmp_path: Any, is_right: bool
+    redis: Redis, valkey: Any, valkeys: Callable[..., Any], durable: Any, issuer: Any, tmp_path: Any, is_right: bool
 ) -> None:
     """The published document holds none; with a wrong one the lane counts as lost."""
     (tmp_path / "lane.key").write_bytes(b"l" * 32)
@@ -149,7 +149,7 @@ async def test_the_password_of_a_dedicated_lane_follows_from_a_secret(
         await client.config_set("requirepass", lane_password(b"l" * 32 if is_right else b"m" * 32, mine))
     await publish(redis, published)
     settings = {"TIDEGATE_LANE_KEY_FILE": str(tmp_path / "lane.key")}
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as api:
+    async with serving(issuer, valkey.url, durable.url, Documents(), **settings) as api:
         answers = [await api.get(token=api.token("own")) for _ in range(2)]
 
     assert ("; hit;" in answers[1].headers["Cache-Status"]) == is_right

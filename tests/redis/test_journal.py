@@ -1,9 +1,6 @@
 """Who may change what the store knows of a mutation: each step is refused when another was quicker; on a real Valkey."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-from tests.conftest import Valkey
 
 from tidegate.idempotency.journal import Journal, lease_key
 from tidegate.idempotency.record import Claim, Result
@@ -20,10 +17,8 @@ def claim(fencing: int) -> Claim:
 
 
 @pytest.fixture
-async def journal(valkey: Valkey) -> AsyncIterator[Journal]:
-    store = RedisStore(valkey.client())
-    yield Journal(store, Sealer(b"r" * 32))
-    await store.close()
+def journal(store: RedisStore) -> Journal:
+    return Journal(store, Sealer(b"r" * 32))
 
 
 async def taken(journal: Journal, fencing: int, version: int) -> int:

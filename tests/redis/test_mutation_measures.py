@@ -1,14 +1,12 @@
 """What is counted of mutations and claims, with a real Valkey."""
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import falcon
-import httpx
 import pytest
 from redis.asyncio import Redis
-from tests.redis.test_mutations import PURCHASES, LosesAnswers, client_of
+from tests.redis.test_mutations import LosesAnswers, client_of, key, purchase
 
 from tidegate.idempotency.measures import MutationMeasures
 from tidegate.idempotency.middleware import ATTEMPTS
@@ -21,13 +19,6 @@ Respond = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
-async def store(valkey) -> AsyncIterator[RedisStore]:
-    store = RedisStore(valkey.client())
-    yield store
-    await store.close()
-
-
-@pytest.fixture
 def measures() -> MutationMeasures:
     return MutationMeasures()
 
@@ -37,14 +28,6 @@ class Talk:
 
     def __init__(self, respond: Respond) -> None:
         self.on_post = respond
-
-
-def key() -> dict[str, str]:
-    return {"Idempotency-Key": f'"{uuid.uuid4()}"'}
-
-
-async def purchase(api: httpx.AsyncClient, headers: dict[str, str], amount: object = 100) -> httpx.Response:
-    return await api.post(PURCHASES, json={"amount": amount}, headers=headers)
 
 
 async def test_a_mutation_is_done_then_replayed_and_its_key_reused_or_expired(store, measures, redis: Redis):

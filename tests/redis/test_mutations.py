@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import falcon.asgi
 import httpx
 import pytest
+from tests.conftest import DURABLE
 
 from tidegate import problems
 from tidegate.body import BodyMiddleware
@@ -26,7 +27,6 @@ from tidegate.store.errors import StoreUnavailableError
 from tidegate.store.redis import RedisStore
 from tidegate.telemetry import Draining, TelemetryMiddleware
 
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 TIER = Tier.from_spec("free", {"windows": [{"name": "second", "limit": 10, "period": "1s"}]})
 PURCHASES = "/v1/credits/purchases"
 RECORD = "/v1/records/letter"
@@ -71,13 +71,6 @@ def make_app(store, **routes) -> falcon.asgi.App:
 
 def client_of(store, **routes) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(make_app(store, **routes)), base_url="http://api.test")
-
-
-@pytest.fixture
-async def store(valkey) -> AsyncIterator[RedisStore]:
-    store = RedisStore(valkey.client())
-    yield store
-    await store.close()
 
 
 @pytest.fixture

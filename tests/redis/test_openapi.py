@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
@@ -101,11 +101,11 @@ def provider() -> Iterator[str]:
 
 
 @pytest.fixture
-async def base(start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], provider: str) -> str:
+async def base(start: Start, port: int, redis: Redis, durable: Any, provider: str) -> str:
     """Address of a worker that has everything."""
     await publish_pro(redis)
     patient = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "5", "TIDEGATE_DRAIN_SECONDS": "0"}
-    start(TIDEGATE_PAYMENTS_URL=provider, TIDEGATE_STORE_URL=valkeys("--appendonly", "yes", "--appendfsync", "always").url, **patient)
+    start(TIDEGATE_PAYMENTS_URL=provider, TIDEGATE_STORE_URL=durable.url, **patient)
     wait_for(f"http://127.0.0.1:{port}/readyz", 200)
     return f"http://127.0.0.1:{port}"
 

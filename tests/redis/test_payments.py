@@ -13,7 +13,6 @@ import pytest
 from aiohttp import web
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
-from tests.conftest import Valkey
 
 from tidegate import problems
 from tidegate.body import BodyMiddleware
@@ -76,11 +75,21 @@ def client_of(
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.test")
 
 
-@pytest.fixture
-async def store(valkey: Valkey) -> AsyncIterator[RedisStore]:
-    store = RedisStore(valkey.client())
-    yield store
-    await store.close()
+class Contested(Payments):
+    """Somebody else changes what the handler has read, in so many of its runs."""
+
+    def __init__(self, provider, store, *, changes: int) -> None:
+        super().__init__(provider)
+        self._store = store
+        self._changes = changes
+        self.runs = 0
+
+    async def on_post(self, req, resp):
+        self.runs += 1
+        await req.context.unit_of_work.read("contested")
+        if self.runs <= self._changes:
+            await self._store.commit({}, [Write("contested", b"%d" % self.runs)])
+        await super().on_post(req, resp)
 
 
 @dataclass
@@ -393,18 +402,7 @@ async def test_without_a_way_to_reconcile_an_operator_is_waited_for(store, provi
 
 async def test_a_handler_that_runs_again_does_not_repeat_its_effect(store, provider):
     """Its data changed meanwhile: the ledger is written on what is there now, and the charge is the one that was made."""
-
-    class Contested(Payments):
-        runs = 0
-
-        async def on_post(self, req, resp):
-            self.runs += 1
-            await req.context.unit_of_work.read("contested")
-            await super().on_post(req, resp)
-            if self.runs < 3:
-                await store.commit({}, [Write("contested", b"%d" % self.runs)])
-
-    contested = Contested(provider.adapter)
+    contested = Contested(provider.adapter, store, changes=2)
     async with client_of(store, provider.adapter, payments=contested) as api:
         answer = await pay(api, key())
 
@@ -644,17 +642,7 @@ async def test_whatever_a_handler_makes_of_an_unknown_outcome_is_not_final(store
 
 
 async def test_a_declined_effect_stays_declined_when_the_handler_runs_again(store, provider):
-    class Contested(Payments):
-        runs = 0
-
-        async def on_post(self, req, resp):
-            self.runs += 1
-            await req.context.unit_of_work.read("contested")
-            if self.runs == 1:
-                await store.commit({}, [Write("contested", b"x")])
-            await super().on_post(req, resp)
-
-    headers, contested = key(), Contested(provider.adapter)
+    headers, contested = key(), Contested(provider.adapter, store, changes=1)
     provider.ledger.faults.append(Fault("decline"))
     async with client_of(store, provider.adapter, payments=contested) as api:
         answers = [await pay(api, headers) for _ in range(2)]

@@ -22,8 +22,6 @@ from tidegate.contract.tier import Lane as LaneKind
 from tidegate.local.keys import ISSUER, Keys
 from tidegate.local.layout import Layout
 
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-
 
 @pytest.fixture
 def lane_key(tmp_path: Path) -> Path:
@@ -38,15 +36,13 @@ def lanes(valkeys: Callable[..., Any]) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-async def api(
-    redis: Redis, valkey: Any, valkeys: Callable[..., Any], lanes: tuple[Any, Any], lane_key: Path, issuer: Any
-) -> AsyncIterator[Api]:
+async def api(redis: Redis, valkey: Any, durable: Any, lanes: tuple[Any, Any], lane_key: Path, issuer: Any) -> AsyncIterator[Api]:
     shared, own = lanes
     async with own.client() as client:
         await client.config_set("requirepass", lane_password(lane_key.read_bytes(), document("own", DEDICATED)))
     settings = {"TIDEGATE_CACHE_URL": shared.url, "TIDEGATE_LANE_KEY_FILE": str(lane_key)}
     await publish(redis, document("own", DEDICATED, lane=own.url), document("pro", SHARED), document("lost", DEDICATED))
-    async with serving(issuer, valkey.url, valkeys(*DURABLE).url, Documents(), **settings) as opened:
+    async with serving(issuer, valkey.url, durable.url, Documents(), **settings) as opened:
         yield opened
 
 

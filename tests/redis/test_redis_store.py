@@ -2,23 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from tests.conftest import DURABLE
 
 from tidegate.store.base import Committed, ConsistentStore, Write
 from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
 from tidegate.store.redis import RedisStore
 
 ROOT = Path(__file__).parents[2]
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-@pytest.fixture
-async def store(redis) -> AsyncIterator[ConsistentStore]:
-    return RedisStore(redis)
 
 
 async def put(store: ConsistentStore, key: str, value: bytes) -> None:

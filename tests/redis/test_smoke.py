@@ -16,7 +16,6 @@ from tidegate.contract.tier import Tier
 
 pytestmark = pytest.mark.worker
 
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 Asked = subprocess.CompletedProcess[str]
 
 
@@ -34,12 +33,12 @@ def ask(tmp_path: Path) -> Callable[..., Asked]:
 
 
 @pytest.fixture
-async def url(start: Start, port: int, redis: Redis, valkeys: Callable[..., Any]) -> str:
+async def url(start: Start, port: int, redis: Redis, durable: Any) -> str:
     """A worker that knows the tiers `small` and `pro`."""
     await publish_pro(redis)
     spec = {"windows": [{"name": "minute", "limit": 5, "period": "1m"}]}
     await redis.hset(keys.TIERS, "small", encode_tier(TierDocument(Tier.from_spec("small", spec), uid="s", generation=1)))
-    start(TIDEGATE_STORE_URL=valkeys(*DURABLE).url, TIDEGATE_DEFAULT_TIER="small")
+    start(TIDEGATE_STORE_URL=durable.url, TIDEGATE_DEFAULT_TIER="small")
     wait_for(f"http://127.0.0.1:{port}/readyz", 200)
     return f"http://127.0.0.1:{port}"
 

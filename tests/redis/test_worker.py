@@ -22,8 +22,6 @@ from tidegate.contract.codec import decode_heartbeat
 
 pytestmark = pytest.mark.worker
 
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-
 
 def wait_until_nobody_listens(port: int, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
@@ -37,11 +35,11 @@ def wait_until_nobody_listens(port: int, seconds: float = 30.0) -> None:
 
 
 async def test_a_stopping_worker_is_unready_first_and_fails_no_request(
-    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any
+    start: Start, port: int, redis: Redis, durable: Any, issuer: Any
 ) -> None:
     """OPS-2: readiness off, serve on, take no more, finish what is in flight, exit."""
     await publish_pro(redis)
-    process = start(TIDEGATE_DRAIN_SECONDS="2", TIDEGATE_STORE_URL=valkeys(*DURABLE).url)
+    process = start(TIDEGATE_DRAIN_SECONDS="2", TIDEGATE_STORE_URL=durable.url)
     base = f"http://127.0.0.1:{port}"
     wait_for(f"{base}/readyz", 200)
     headers = {"Authorization": f"Bearer {issuer.mint('pro')}"}
@@ -176,12 +174,11 @@ GRANTED = 'tidegate_limits_decisions_total{outcome="granted",tier="pro"}'
 
 
 async def test_each_worker_shows_its_metrics_on_a_port_that_its_successor_takes(
-    start: Start, port: int, redis: Redis, valkeys: Callable[..., Any], issuer: Any, eventually: Callable[..., Any]
+    start: Start, port: int, redis: Redis, durable: Any, issuer: Any, eventually: Callable[..., Any]
 ) -> None:
     await publish_pro(redis)
     first = free_ports_in_a_row(2)
-    store = valkeys(*DURABLE).url
-    patient = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "5", "TIDEGATE_DRAIN_SECONDS": "0", "TIDEGATE_STORE_URL": store}
+    patient = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "5", "TIDEGATE_DRAIN_SECONDS": "0", "TIDEGATE_STORE_URL": durable.url}
     process = start(TIDEGATE_METRICS_PORT=str(first), GUNICORN_CMD_ARGS="--workers 2", **patient)
     base, token = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {issuer.mint('pro')}"}
     await eventually(lambda: all(GRANTED in shown_by(first + number) for number in (0, 1)), 15)

@@ -12,9 +12,10 @@ from tidegate_operator.logs import CHATTY, configure_logging
 @pytest.fixture(autouse=True)
 def levels() -> Iterator[None]:
     """Leave other tests what they had."""
-    before = {name: logging.getLogger(name).level for name in ("", *CHATTY)}
+    names = ("", *CHATTY)
+    before, configuration = {name: logging.getLogger(name).level for name in names}, structlog.get_config()
     yield
-    structlog.reset_defaults()
+    structlog.configure(**configuration)
     for name, level in before.items():
         logging.getLogger(name).setLevel(level)
 
