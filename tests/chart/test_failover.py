@@ -1,6 +1,7 @@
 """What a customer meets at an edge of the chart while the regions behind it are lost, and other clusters are left; with a real Envoy."""
 
 import json
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from tidegate.local.client import Answer, Client
 
 HOST = "api.example"
 MARK = "tidegate-edge"
+RESOLVER = {"@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"}
 Serve = Callable[..., FakeApi]
 Start = Callable[..., int]
 
@@ -43,9 +45,7 @@ def start(helm: Helm, stack: ExitStack, tmp_path: Path) -> Start:
     """Starts the edge of Frankfurt, the only region of its cluster, and returns its port."""
 
     def start(*pods: FakeApi, peers: list[Json], authority: Path | None = None) -> int:
-        options = ["edge.enabled=true,keys.existingSecret=keys,store.existingSecret=store"]
-        named = ["--set-json", 'regions=[{"name":"frankfurt"}]', "--set-json", f"edge.peers={json.dumps(peers)}"]
-        rendered = config(render(helm, "--set", *options, *named), "frankfurt")
+        rendered = edge(helm, *peers)
         for cluster in clusters(rendered).values():
             if "transport_socket" in cluster:
                 trusted = cluster["transport_socket"]["typed_config"]["common_tls_context"]["validation_context"]["trusted_ca"]
@@ -53,6 +53,13 @@ def start(helm: Helm, stack: ExitStack, tmp_path: Path) -> Start:
         return stack.enter_context(running(rendered, {"frankfurt": pods}, tmp_path / f"{len(list(tmp_path.iterdir()))}.json"))
 
     return start
+
+
+def edge(helm: Helm, *peers: Json) -> Json:
+    """What the edge of Frankfurt reads."""
+    options = ["edge.enabled=true,keys.existingSecret=keys,store.existingSecret=store"]
+    named = ["--set-json", 'regions=[{"name":"frankfurt"}]', "--set-json", f"edge.peers={json.dumps(peers)}"]
+    return config(render(helm, "--set", *options, *named), "frankfurt")
 
 
 def plain(port: int, name: str = "dublin") -> Json:
@@ -185,6 +192,23 @@ def are_spared(pods: list[FakeApi], port: int) -> bool:
     """Whether fifty requests are answered without them."""
     before = [pod.served for pod in pods]
     return {answer.status for answer in ask(port, 50)} == {200} and [pod.served for pod in pods] == before
+
+
+def test_a_name_that_no_server_of_names_answers_for_does_not_hold_up_the_start(
+    helm: Helm, stack: ExitStack, serve: Serve, tmp_path: Path
+) -> None:
+    """Envoy would wait until it gives the name up, and with it every new pod of an edge."""
+    silent = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    silent.bind(("127.0.0.1", 0))
+    rendered = edge(helm, {"name": "dublin", "url": "http://dublin.example"})
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": silent.getsockname()[1]}}
+    resolver = {"name": "envoy.network.dns_resolver.cares", "typed_config": {**RESOLVER, "resolvers": [address]}}
+    clusters(rendered)["peer-dublin"]["typed_dns_resolver_config"] = resolver
+
+    port = stack.enter_context(running(rendered, {"frankfurt": [serve("frankfurt")]}, tmp_path / "edge.json"))
+
+    eventually(lambda: heard(port) == {"frankfurt"}, seconds=10)
+    assert silent.recv(512)
 
 
 def test_edges_that_name_each_other_pass_nothing_around(serve: Serve, start: Start) -> None:

@@ -73,7 +73,7 @@ def test_a_peer_is_asked_as_an_own_region_is(peered: Json) -> None:
     for name in ("dublin", "oslo", "madrid"):
         peer = clusters(peered)[f"peer-{name}"]
         check = peer["health_checks"][0]["http_health_check"]
-        place = {"name", "connect_timeout", "load_assignment", "transport_socket"}
+        place = {"name", "connect_timeout", "wait_for_warm_on_init", "load_assignment", "transport_socket"}
 
         assert {key: peer[key] for key in peer.keys() - place - {"health_checks"}} == {
             key: own[key] for key in own.keys() - place - {"health_checks"}

@@ -173,14 +173,14 @@ def test_two_releases_in_two_namespaces_share_nothing_but_the_definition(helm: H
     other = Helm(helm.program, helm.cluster, f"{helm.namespace}-other")
     values = ("--values", str(CHART / "ci/one-of-many-clusters-values.yaml"))
 
-    helm.install("--set", "regions[0].name=dublin", *values, "--set", "crds.enabled=true", "--take-ownership")
+    helm.install("--set", "regions[0].name=madrid", *values, "--set", "crds.enabled=true", "--take-ownership")
     other.install(*values)
 
     owner = json.loads(kubectl("get", "crd/ratelimittiers.tidegate.dev", "--output", "json"))["metadata"]["annotations"]
     other.uninstall()
     left = kubectl("get", "deployments", "--namespace", helm.namespace, "--output", "name").split()
     assert owner["meta.helm.sh/release-namespace"] == helm.namespace
-    assert sorted(name.rpartition("/")[2] for name in left) == ["tidegate-api-dublin", "tidegate-operator"]
+    assert sorted(name.rpartition("/")[2] for name in left) == ["tidegate-api-madrid", "tidegate-edge-madrid", "tidegate-operator"]
 
 
 def test_a_second_release_that_brings_the_definition_again_is_refused(helm: Helm, kubectl: Kubectl) -> None:
