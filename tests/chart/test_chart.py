@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,8 +81,9 @@ def test_two_operators_share_a_lease_that_they_alone_may_renew(helm: Helm) -> No
     rules = [rule for rule in find(rendered, "Role", "tidegate-operator")["rules"] if rule["resources"] == ["leases"]]
 
     assert (operator["replicas"], operator["strategy"]["type"]) == (2, "RollingUpdate")
-    # Or a node that is lost would take both.
-    assert [rule["topologyKey"] for rule in operator["template"]["spec"]["topologySpreadConstraints"]] == ["kubernetes.io/hostname"]
+    # Or a node or a zone that is lost would take both.
+    spread = [rule["topologyKey"] for rule in operator["template"]["spec"]["topologySpreadConstraints"]]
+    assert spread == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
     assert {"name": "TIDEGATE_OPERATOR_LEASE", "value": "tidegate-operator"} in container["env"]
     assert [(rule["verbs"], rule.get("resourceNames")) for rule in rules] == [(["create"], None), (["get", "patch"], ["tidegate-operator"])]
 
@@ -135,6 +137,62 @@ def test_a_wrong_value_is_refused_by_the_schema(helm: Helm, setting: str, named:
 
     assert result.returncode != 0
     assert named in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ("redis.maxMemory=1gb", "redis.resources.limits.memory: 256Mi is too little for redis.maxMemory, 1gb"),
+        (
+            "redis.maxMemory=200mb,store.resources.limits.memory=399Mi",
+            "store.resources.limits.memory: 399Mi is too little for redis.maxMemory",
+        ),
+        ("redis.maxMemory=200mb,store.resources.limits.memory=399Mi", "set 400Mi or more"),
+        ("redis.resources.limits.memory=160M", "160M is too little for redis.maxMemory, 160mb"),
+        ("redis.resources.limits.memory=160000000", "160000000 is too little for redis.maxMemory, 160mb"),
+        ("cache.shared.maxMemory=100mb", "cache.shared.resources.limits.memory: 128Mi is too little for cache.shared.maxMemory, 100mb"),
+        ("api.minimumSeats=101", "api.minimumSeats: 101 is more than api.seats, 100"),
+    ],
+)
+def test_what_would_end_pods_later_is_refused_with_a_sentence(helm: Helm, values: str, said: str) -> None:
+    result = helm("template", "tidegate", str(CHART), "--set", values)
+
+    assert result.returncode != 0
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("limit", ["null", "200Mi", "0.5Gi", "1e9", "1G", "268435456"])
+def test_a_server_whose_limit_is_above_its_data_or_unknown_is_rendered(helm: Helm, limit: str) -> None:
+    assert render(helm, "--set", f"redis.maxMemory=160mb,redis.resources.limits.memory={limit}")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("jwks.json", "tokens.jwks: no key set"),
+        ("[]", "tokens.jwks: no key set"),
+        ("{}", "tokens.jwks: no key set"),
+        ('{"keys": "none"}', "tokens.jwks: no key set"),
+        ('{"keys": [{"kty": "EC", "crv": "P-256", "x": "x", "y": "y", "d": "private"}]}', "tokens.jwks: it holds more than public keys"),
+        ('{"keys": [{"kty": "oct", "k": "secret"}]}', "tokens.jwks: it holds more than public keys"),
+    ],
+)
+def test_what_is_no_public_key_set_is_refused_without_being_shown(helm: Helm, tmp_path: Path, keys: str, said: str) -> None:
+    """The text of a file may be passed by mistake, and a private key end up where many may read it."""
+    (tmp_path / "jwks.json").write_text(keys)
+
+    result = helm("template", "tidegate", str(CHART), "--set-file", f"tokens.jwks={tmp_path / 'jwks.json'}")
+
+    assert result.returncode != 0
+    assert said in result.stderr
+    assert "private" not in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_cores_may_be_written_as_fractions(helm: Helm) -> None:
+    pod = find(render(helm, "--set-json", 'api.resources={"requests": {"cpu": 0.5}}'), "Deployment", "tidegate-api-dublin")
+
+    assert pod["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == 0.5
 
 
 def test_two_regions_of_one_name_are_refused_with_a_sentence(helm: Helm) -> None:

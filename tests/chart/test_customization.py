@@ -100,13 +100,16 @@ def test_variables_and_volumes_are_added_to_those_of_the_chart(helm: Helm, compo
     assert given["extraVolumeMounts"][0] in spec["containers"][0]["volumeMounts"]
 
 
-def test_pods_are_spread_over_nodes_each_version_by_itself_unless_told_otherwise(helm: Helm, rendered: list[Json]) -> None:
-    """Without `matchLabelKeys` the pods that go would count, and the new ones end up on one node."""
-    (spread,) = pod_template(rendered, "api")["spec"]["topologySpreadConstraints"]
+def test_pods_are_spread_over_nodes_and_zones_each_version_by_itself_unless_told_otherwise(helm: Helm, rendered: list[Json]) -> None:
+    """Without `matchLabelKeys` the pods that go would count, and the new ones end up on one node; a region of a zone has no others."""
+    over_nodes, over_zones = pod_template(rendered, "api")["spec"]["topologySpreadConstraints"]
+    pinned = render(helm, "--set", "regions[0].name=frankfurt,regions[0].zone=eu-central-1a")
     own = [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}]
     documents = render(helm, "--set-json", f"api.topologySpreadConstraints={json.dumps(own)}")
 
-    assert (spread["topologyKey"], spread["matchLabelKeys"]) == ("kubernetes.io/hostname", ["pod-template-hash"])
+    assert (over_nodes["topologyKey"], over_nodes["matchLabelKeys"]) == ("kubernetes.io/hostname", ["pod-template-hash"])
+    assert over_zones == over_nodes | {"topologyKey": "topology.kubernetes.io/zone"}
+    assert pod_template(pinned, "api")["spec"]["topologySpreadConstraints"] == [over_nodes]
     assert pod_template(documents, "api")["spec"]["topologySpreadConstraints"] == own
 
 

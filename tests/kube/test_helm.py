@@ -165,7 +165,7 @@ def test_a_deployment_goes_as_documented(helm: Helm, kubectl: Kubectl, terminal:
     kustomization = samples / "kustomize/kustomization.yaml"
     kustomization.write_text(kustomization.read_text().replace("\nnamespace: tidegate\n", f"\nnamespace: {helm.namespace}\n"))
     for name in ("jwks.json", "ca.crt", "tls.crt", "tls.key"):
-        (terminal.folder / name).write_text("{}")
+        (terminal.folder / name).write_text('{"keys": []}')
 
     for step in steps:
         terminal.run(re.sub(r"\bnamespace tidegate\b", f"namespace {helm.namespace}", step))
@@ -283,6 +283,36 @@ def test_a_second_release_in_a_namespace_is_refused_with_a_sentence(helm: Helm) 
     assert f'namespace "{helm.namespace}": release "{RELEASE}" is here already' in refusal
     assert "choose another namespace" in refusal
     helm.upgrade()
+
+
+@pytest.mark.parametrize("other", ["fullnameOverride=gate", "nameOverride=gate,fullnameOverride=tidegate"])
+def test_another_name_is_refused_with_the_one_that_there_is(helm: Helm, kubectl: Kubectl, other: str) -> None:
+    """Helm would make everything under the new name and remove the rest: the store of what customers paid for would begin empty."""
+    helm.install()
+
+    refusal = helm.refusal("--set", other)
+
+    assert "this release was installed with nameOverride=tidegate and fullnameOverride=tidegate" in refusal
+    helm.upgrade("--set", "nameOverride=tidegate,fullnameOverride=tidegate")
+
+
+@pytest.mark.parametrize("store", ["store.type=Redis", "store.type=Etcd"])
+def test_other_volumes_of_the_store_are_refused_before_anything_changes(helm: Helm, kubectl: Kubectl, store: str) -> None:
+    """The cluster would refuse them in the middle, when the other half of the upgrade is done."""
+    helm.install("--set", store)
+
+    assert "store.size: the volumes of this release were made with 1Gi" in helm.refusal("--set", f"{store},store.size=2Gi")
+    assert "store.storageClassName: the volumes of this release" in helm.refusal("--set", f"{store},store.storageClassName=fast")
+    helm.upgrade("--set", f"{store},store.size=1024Mi")
+
+
+def test_a_rotation_without_its_other_key_is_refused_with_the_name_of_the_key(helm: Helm) -> None:
+    """Each pod that is made anew would end for want of that file."""
+    helm.install()
+
+    said = helm.refusal("--set", "keys.rotating={identity}")
+
+    assert 'keys.rotating: Secret "tidegate-keys" has no identity.other.key' in said
 
 
 def secret_names(node: Any) -> Iterator[str]:

@@ -89,6 +89,15 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels: {{- include "tidegate.selector" . | nindent 8 }}
     matchLabelKeys: [pod-template-hash]
+  {{- if not $.zone }}
+  # A constraint of a pod's own does away with the scheduler's, which spread over zones too.
+  - maxSkew: 1
+    topologyKey: topology.kubernetes.io/zone
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "tidegate.selector" $ | nindent 8 }}
+    matchLabelKeys: [pod-template-hash]
+  {{- end }}
   {{- end }}
 {{- end }}
 
@@ -180,10 +189,18 @@ topologySpreadConstraints:
 {{ join "," $members }}
 {{- end }}
 
-{{/* Size of store.size in bytes. */}}
+{{/* Bytes of a quantity of Kubernetes, or of a size as Valkey writes it; 0 where it is written in yet another way. */}}
+{{- define "tidegate.bytes" -}}
+{{- $text := kindIs "string" . | ternary . (int64 . | toString) -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "mb" 1048576 "gb" 1073741824 -}}
+{{- $unit := regexFind "[A-Za-z]*$" $text -}}
+{{- if and (hasKey $units $unit) (regexMatch "^[0-9]+([.][0-9]+)?[A-Za-z]*$" $text) -}}
+{{ mulf (regexFind "^[0-9.]+" $text) (get $units $unit) | int64 }}
+{{- else }}0{{ end }}
+{{- end }}
+
 {{- define "tidegate.storeBytes" -}}
-{{- $units := dict "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
-{{ mul (regexFind "^[0-9]+" .Values.store.size) (get $units (regexFind "[A-Z]i$" .Values.store.size)) }}
+{{ include "tidegate.bytes" .Values.store.size }}
 {{- end }}
 
 {{/* Refuses a Secret that is there and lacks a key. Call with (list $ "keys.existingSecret" $name (list "identity.key")). */}}
