@@ -100,6 +100,28 @@ def test_variables_and_volumes_are_added_to_those_of_the_chart(helm: Helm, compo
     assert given["extraVolumeMounts"][0] in spec["containers"][0]["volumeMounts"]
 
 
+@pytest.mark.parametrize(
+    ("component", "given", "said"),
+    [
+        ("api", {"extraEnv": [{"name": "TIDEGATE_SEATS", "value": "5"}]}, "api.extraEnv: TIDEGATE_SEATS is there twice"),
+        ("api", {"extraEnv": [{"name": "MINE", "value": "1"}, {"name": "MINE", "value": "2"}]}, "api.extraEnv: MINE is there twice"),
+        ("api", {"extraVolumes": [{"name": "keys", "emptyDir": {}}]}, "api.extraVolumes: keys is there twice"),
+        (
+            "operator",
+            {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]},
+            "operator.extraVolumeMounts: /tmp is there twice",
+        ),
+        ("operator", {"extraEnv": [{"name": "POD_ID", "value": "me"}]}, "operator.extraEnv: POD_ID is there twice"),
+    ],
+)
+def test_what_the_chart_sets_itself_is_refused_with_its_name(helm: Helm, component: str, given: Json, said: str) -> None:
+    """The API server would refuse it in words of its own merge, when other objects were changed already."""
+    result = helm("template", "tidegate", str(CHART), "--set-json", f"{component}={json.dumps(given)}")
+
+    assert result.returncode != 0
+    assert said in result.stderr
+
+
 def test_pods_are_spread_over_nodes_and_zones_each_version_by_itself_unless_told_otherwise(helm: Helm, rendered: list[Json]) -> None:
     """Without `matchLabelKeys` the pods that go would count, and the new ones end up on one node; a region of a zone has no others."""
     over_nodes, over_zones = pod_template(rendered, "api")["spec"]["topologySpreadConstraints"]
