@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.cluster.borrowed import NotOurs, allowed
+from tests.cluster.borrowed import DEFINITION, NotOurs, allowed, check_unused
 
 
 @pytest.mark.parametrize("context", ["production", "kind", "kind-", "my-kind-cluster", "arn:aws:eks:eu-west-1:1:cluster/kind-a", ""])
@@ -25,3 +25,19 @@ def test_clusters_of_kind_and_k3d_are_used(context: str, tool: str, name: str, t
     found = allowed(kubeconfig)
 
     assert (found["tool"], found["cluster"]) == (tool, name)
+
+
+def test_a_cluster_with_an_installation_is_refused() -> None:
+    """At its end the suite removes the definition, and with it every tier of whoever works there."""
+    asked: list[tuple[str, ...]] = []
+
+    def kubectl(*arguments: str) -> str:
+        asked.append(arguments)
+        return answers.pop()
+
+    answers = ["", "customresourcedefinition.apiextensions.k8s.io/ratelimittiers.tidegate.dev\n"]
+
+    with pytest.raises(NotOurs, match="remove it with every tier: use a cluster without"):
+        check_unused(kubectl)
+    check_unused(kubectl)
+    assert asked == [("get", DEFINITION, "--ignore-not-found", "--output", "name")] * 2
