@@ -16,7 +16,7 @@ import yaml
 from tests.cluster.control_plane import CONTROL, SERVER, start_control_plane
 from tests.cluster.images import build_all
 from tests.cluster.layout import NODES, STATE, VOLUMES_OF_A_NODE, Node
-from tests.cluster.machines import TREE, Machine, check_computer, kill, remove_cgroup
+from tests.cluster.machines import TREE, Machine, check_computer, is_removed, kill
 from tests.cluster.network import connect, disconnect, make_bridge
 from tests.cluster.nodes import boot, hold_policies, import_image, join
 from tests.kube.control_plane import Kubectl, kubectl_for
@@ -122,17 +122,8 @@ def on(node: Node) -> dict[str, object]:
 def down() -> None:
     """End and remove everything of the cluster, whoever started it."""
     kill(TREE)
-    eventually(cgroups_are_gone, seconds=READY_SECONDS)
+    eventually(lambda: is_removed(TREE), seconds=READY_SECONDS)
     shutil.rmtree(STATE, ignore_errors=True)
-
-
-def cgroups_are_gone() -> bool:
-    """Whether the kernel has let go of the tree, which takes a moment after the last process."""
-    try:
-        remove_cgroup(TREE)
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.machines import TREE, Machine, MachineUnfit, check_computer, processes, remove_cgroup
+from tests.cluster.machines import TREE, Machine, MachineUnfit, check_computer, hierarchies, is_removed, processes
 
 
 @pytest.fixture
@@ -15,7 +15,8 @@ def spare(tmp_path: Path) -> Iterator[Machine]:
     machine.boot(tmp_path)
     yield machine
     machine.lose_power()
-    remove_cgroup(machine.cgroup if processes(TREE) else TREE)
+    if not processes(TREE):
+        assert is_removed(TREE)
 
 
 def test_without_root_the_message_says_what_else_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +52,7 @@ def test_what_a_machine_does_to_its_network_and_mounts_is_seen_by_itself_alone(s
     assert refused.strip() == "refused"
 
 
-def test_a_machine_that_loses_power_leaves_no_process(spare: Machine) -> None:
+def test_a_machine_that_loses_power_leaves_neither_process_nor_cgroup(spare: Machine) -> None:
     """Nor one that left its parent and its session behind."""
     spare.start("stray", ["sh", "-c", "setsid sleep 1000 & setsid sleep 1000 & exec sleep 1000"])
     assert processes(spare.cgroup)
@@ -60,3 +61,4 @@ def test_a_machine_that_loses_power_leaves_no_process(spare: Machine) -> None:
 
     assert processes(spare.cgroup) == []
     assert not spare.is_running()
+    assert not [folder for folder in hierarchies() if (folder / spare.cgroup).exists()]
