@@ -3,10 +3,12 @@
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
-from tests.kube.control_plane import Kubectl
+from tests.conftest import Valkey
+from tests.kube.control_plane import ControlPlane, Kubectl
 from tests.kube.processes import Program, eventually, free_port
 from tests.kube.stage import Regions, everywhere, operator, seconds_until_enforced
 from tests.kube.tiers import TierClient, limited
@@ -76,13 +78,15 @@ def test_a_deleted_tier_is_gone_from_every_region(running: Program, watched: Tie
 
 @pytest.mark.parametrize(("level", "is_told"), [("debug", True), ("info", False)])
 def test_what_happened_to_a_tier_is_logged_and_each_event_is_for_debugging_alone(
-    watched: TierClient, regions: Regions, kubeconfig: Path, lanes: Mapping[str, str], tmp_path: Path, level: str, is_told: bool
+    valkey: Valkey, tiers: TierClient, cluster: ControlPlane, tmp_path: Path, level: str, is_told: bool
 ) -> None:
     """With a thousand tiers, kopf's line for each would hide what the operator says itself."""
-    with operator(tmp_path, regions, kubeconfig, watched.namespace, TIDEGATE_OPERATOR_LOG_LEVEL=level, **lanes) as program:
-        watched.create(f"told-{level}", limited(30))
-        program.wait_until(lambda: f'"tier": "told-{level}"' in program.log.read_text(), seconds=20)
-        eventually(lambda: watched.is_ready(f"told-{level}"), seconds=10)
+    region = SimpleNamespace(name="dublin", valkey=valkey)
+    with operator(tmp_path, [region], cluster.admin_kubeconfig, tiers.namespace, TIDEGATE_OPERATOR_LOG_LEVEL=level) as program:
+        for name in ("first", "second"):
+            tiers.create(name, limited(30))
+            # What is said of the second comes after the end of the first one's handler.
+            program.wait_until(lambda name=name: f'"tier": "{name}"' in program.log.read_text(), seconds=20)
 
         assert ("'observe' succeeded" in program.log.read_text()) is is_told
 
