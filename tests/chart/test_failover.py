@@ -203,7 +203,7 @@ def test_a_name_that_no_server_of_names_answers_for_does_not_hold_up_the_start(
     rendered = edge(helm, {"name": "dublin", "url": "http://dublin.example"})
     address = {"socket_address": {"address": "127.0.0.1", "port_value": silent.getsockname()[1]}}
     resolver = {"name": "envoy.network.dns_resolver.cares", "typed_config": {**RESOLVER, "resolvers": [address]}}
-    clusters(rendered)["peer-dublin"]["typed_dns_resolver_config"] = resolver
+    clusters(rendered)["peer-dublin"]["cluster_type"]["typed_config"]["typed_dns_resolver_config"] = resolver
 
     port = stack.enter_context(running(rendered, {"frankfurt": [serve("frankfurt")]}, tmp_path / "edge.json"))
 

@@ -94,7 +94,7 @@ def test_a_peer_is_found_where_its_url_says(peered: Json, peer: str, address: st
     found = clusters(peered)[f"peer-{peer}"]
     (endpoint,) = found["load_assignment"]["endpoints"][0]["lb_endpoints"]
 
-    assert found["type"] == "STRICT_DNS"
+    assert found["cluster_type"]["name"] == "envoy.clusters.dns"
     assert endpoint["endpoint"]["address"]["socket_address"] == {"address": address, "port_value": port}
     assert found["health_checks"][0]["http_health_check"]["host"] == host
 

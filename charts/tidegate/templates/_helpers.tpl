@@ -122,6 +122,15 @@ topologySpreadConstraints:
 {{ include "tidegate.objectName" (dict "root" (index . 0) "component" "pods" "region" (index . 1)) }}
 {{- end }}
 
+{{/* How an edge finds hosts: each address of a name is one, and names are asked for anew each second, as pods come and go. */}}
+{{- define "tidegate.foundByName" -}}
+name: envoy.clusters.dns
+typed_config:
+  "@type": type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster
+  dns_refresh_rate: 1s
+  dns_lookup_family: V4_PREFERRED
+{{- end }}
+
 {{/* The edge of a region: the bootstrap of the local run, with the pods of all regions as they are found by name. Call with (list $ "frankfurt"). */}}
 {{- define "tidegate.edgeBootstrap" -}}
 {{- $root := index . 0 }}{{ $own := index . 1 }}{{ $endpoints := list -}}
@@ -133,8 +142,8 @@ topologySpreadConstraints:
 {{- $config := $root.Files.Get "files/edge.yaml" | fromYaml }}
 {{- $_ := set (first $config.static_resources.listeners) "address" (dict "socket_address" (dict "address" "0.0.0.0" "port_value" 8080)) }}
 {{- $assignment := dict "cluster_name" "api" "endpoints" $endpoints "policy" (dict "overprovisioning_factor" 200) }}
-{{- /* Names are asked for anew each second: pods come and go. While half of a region's pods are well, it gets everything. */}}
-{{- $found := dict "type" "STRICT_DNS" "dns_refresh_rate" "1s" "dns_lookup_family" "V4_PREFERRED" "load_assignment" $assignment }}
+{{- /* While half of a region's pods are well, it gets everything. */}}
+{{- $found := dict "cluster_type" (include "tidegate.foundByName" . | fromYaml) "load_assignment" $assignment }}
 {{- range $key, $value := $found }}{{ $_ := set (first $config.static_resources.clusters) $key $value }}{{ end }}
 {{- with $root.Values.edge.peers }}{{ include "tidegate.addPeers" (list . $config) }}{{ end }}
 {{- toYaml $config }}
