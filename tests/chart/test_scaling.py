@@ -30,6 +30,7 @@ def test_by_default_the_values_decide(rendered: list[Json]) -> None:
         ("api.autoscaling.enabled=true,api.autoscaling.minReplicas=11", "11 is more than maxReplicas, 10"),
         ("api.keda.enabled=true,api.keda.minReplicas=11", "11 is more than maxReplicas, 10"),
         ("api.keda.enabled=true,api.keda.triggers=null", "triggers"),
+        ("api.autoscaling.enabled=true,api.resources.requests.cpu=null", "set api.resources.requests.cpu"),
     ],
 )
 def test_scalers_that_could_not_work_are_refused_with_a_sentence(helm: Helm, values: str, said: str) -> None:
