@@ -94,7 +94,10 @@ class Valkey:
             client.flushall()
 
     def client(self, timeout: float = 2.0) -> Redis:
-        return Redis.from_url(self.url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0))
+        # Left to say who it is, each connection would look up redis-py's version in the files of its package.
+        return Redis.from_url(
+            self.url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0), driver_info=None
+        )
 
     def _answers(self) -> bool:
         # By hand: a client tries again by itself, and takes longer than the server to start.

@@ -25,7 +25,7 @@ from tidegate.settings import Settings
 pytestmark = pytest.mark.worker
 
 TEXT = resources.files("tidegate.resources").joinpath("openapi.yaml").read_bytes()
-DOCUMENT: dict[str, Any] = yaml.safe_load(TEXT)
+DOCUMENT: dict[str, Any] = yaml.load(TEXT, yaml.CSafeLoader)
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 

@@ -26,7 +26,7 @@ from tidegate.resources.payments import PaymentOrder
 
 Json = dict[str, Any]
 
-DOCUMENT: Json = yaml.safe_load(resources.files("tidegate.resources").joinpath("openapi.yaml").read_bytes())
+DOCUMENT: Json = yaml.load(resources.files("tidegate.resources").joinpath("openapi.yaml").read_bytes(), yaml.CSafeLoader)
 COMPONENTS: Json = DOCUMENT["components"]
 KEY: Json = COMPONENTS["parameters"]["Idempotency-Key"]
 OPERATIONS = [operation for path in DOCUMENT["paths"].values() for method, operation in path.items() if method != "parameters"]
