@@ -49,7 +49,18 @@ def helm(own_cluster: ControlPlane, built: Callable[[str], Path], request: pytes
     number = request.session.items.index(request.node)
     yield Helm(built("helm"), own_cluster, f"release-{number}")
     Helm(built("helm"), own_cluster, f"release-{number}").uninstall("--ignore-not-found")
-    kubectl_for(own_cluster, built("kubectl"))("delete", DEFINITION, "--ignore-not-found", "--timeout=50s")
+    remove_definition(kubectl_for(own_cluster, built("kubectl")))
+
+
+def remove_definition(kubectl: Kubectl) -> None:
+    """Delete it with all tiers. A server that has yet to prepare their storage is busy with that until the deletion is given up."""
+
+    def is_prepared_or_gone() -> bool:
+        tiers = kubectl("get", "--raw", "/apis/tidegate.dev/v1alpha1/ratelimittiers", check=False)
+        return bool(tiers) or not kubectl("get", DEFINITION, "--ignore-not-found", "--output", "name")
+
+    eventually(is_prepared_or_gone, seconds=50)
+    kubectl("delete", DEFINITION, "--ignore-not-found", "--timeout=50s")
 
 
 def secrets(kubectl: Kubectl, helm: Helm, kind: str = "Opaque") -> dict[str, dict[str, str]]:

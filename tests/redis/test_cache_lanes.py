@@ -75,7 +75,7 @@ async def test_a_frozen_lane_costs_one_deadline_and_then_nothing(dedicated: tupl
         own.thaw()
 
     assert [answer.headers["Cache-Status"] for answer in (slow, quick)] == ["Dedicated; fwd=bypass; fwd-status=200; detail=lane-down"] * 2
-    assert took < 0.25
+    assert took < 0.5
 
 
 async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
@@ -87,11 +87,16 @@ async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
         await publish(redis, document("own", DEDICATED, lane=own.url), document("slow", DEDICATED, lane=f"redis://127.0.0.1:{port}"))
         settings = {"TIDEGATE_CACHE_TIMEOUT_SECONDS": "0.02"}
         async with serving(issuer, valkey.url, durable.url, Documents(), **settings) as api:
-            own.freeze()
-            try:
+
+            async def ask_at_once() -> tuple[list[Any], float]:
                 started = time.monotonic()
                 answers = await asyncio.gather(*(api.get(token=api.token("own")) for _ in range(50)))
-                took = time.monotonic() - started
+                return answers, time.monotonic() - started
+
+            _, awake = await ask_at_once()
+            own.freeze()
+            try:
+                answers, asleep = await ask_at_once()
                 put = await api.put(token=api.token("own"))
             finally:
                 own.thaw()
@@ -100,8 +105,8 @@ async def test_within_its_deadline_of_20_ms_a_lane_answers_or_is_done_without(
     assert {(answer.status_code, answer.headers["Cache-Status"]) for answer in answers} == {
         (200, "Dedicated; fwd=bypass; fwd-status=200; detail=lane-down")
     }
-    # Fifty requests one after the other would have been a second late.
-    assert took < 1
+    # Fifty requests one after the other would have been a second late. What they take anyway depends on how busy the machine is.
+    assert asleep < 2 * awake + 0.5
     assert put.status_code == 200
 
 
