@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 import structlog
@@ -53,7 +53,10 @@ def free_port() -> int:
 
 
 class Valkey:
-    """A Valkey process on a loopback port of its own; `arguments` are added to its command line, a file of settings first."""
+    """A Valkey process on a loopback port of its own; `arguments` are added to its command line, a file of settings first.
+
+    Leaving a `with` block kills it.
+    """
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.port = free_port()
@@ -61,6 +64,13 @@ class Valkey:
         self._directory = directory
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def binary(self) -> str:
         return valkey_binary()
@@ -117,10 +127,8 @@ class Valkey:
 
 @pytest.fixture(scope="session")
 def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.kill()
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -132,10 +140,8 @@ def valkey(shared_valkey: Valkey) -> Valkey:
 
 @pytest.fixture(scope="session")
 def shared_durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("durable"), *DURABLE)
-    server.start()
-    yield server
-    server.kill()
+    with Valkey(tmp_path_factory.mktemp("durable"), *DURABLE) as server:
+        yield server
 
 
 @pytest.fixture

@@ -20,6 +20,13 @@ def render(helm: Helm, *arguments: str, chart: Path = CHART) -> list[Json]:
     return [document for document in yaml.safe_load_all(result.stdout) if document]
 
 
+def refusal(helm: Helm, *arguments: str) -> str:
+    """What Helm says to values that it refuses; fails when it renders them."""
+    result = helm("template", "tidegate", str(CHART), *arguments)
+    assert result.returncode != 0, result.stdout
+    return result.stderr
+
+
 def templates(documents: list[Json]) -> Iterator[Json]:
     """The pod template of each workload."""
     for document in documents:

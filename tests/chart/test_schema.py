@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft7Validator
-from tests.chart.rendering import CHART, Helm, Json
+from tests.chart.rendering import CHART, Helm, Json, refusal
 
 SCHEMA: Json = json.loads((CHART / "values.schema.json").read_text())
 VALUES: Json = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -126,7 +126,4 @@ def test_every_property_is_described() -> None:
     ],
 )
 def test_helm_refuses_what_the_schema_does(helm: Helm, settings: str) -> None:
-    result = helm("template", "tidegate", str(CHART), "--set", settings)
-
-    assert result.returncode != 0
-    assert settings.rpartition("=")[0].rpartition(".")[2] in result.stderr
+    assert settings.rpartition("=")[0].rpartition(".")[2] in refusal(helm, "--set", settings)

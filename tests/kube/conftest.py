@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,24 @@ def built() -> Callable[[str], Path]:
     return path_of
 
 
+@contextmanager
+def fresh_cluster(folders: pytest.TempPathFactory, built: Callable[[str], Path]) -> Iterator[ControlPlane]:
+    """Run an API server and its etcd until the block ends."""
+    with control_plane(folders.mktemp("control-plane"), etcd=built("etcd"), server=built("kube-apiserver")) as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory, built: Callable[[str], Path]) -> Iterator[ControlPlane]:
     """The API server that the tests share."""
-    folder = tmp_path_factory.mktemp("control-plane")
-    with control_plane(folder, etcd=built("etcd"), server=built("kube-apiserver")) as running:
+    with fresh_cluster(tmp_path_factory, built) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory, built: Callable[[str], Path]) -> Iterator[ControlPlane]:
+    """An API server of the module's own."""
+    with fresh_cluster(tmp_path_factory, built) as running:
         yield running
 
 

@@ -88,12 +88,8 @@ def region(folder: Path, store: Valkey, signer: Keys) -> Iterator[Region]:
 def running(folder: Path, *arguments: str) -> Iterator[Valkey]:
     """Run a Valkey with its files in `folder`."""
     folder.mkdir()
-    server = Valkey(folder, *arguments)
-    server.start()
-    try:
+    with Valkey(folder, *arguments) as server:
         yield server
-    finally:
-        server.kill()
 
 
 def worker_command(port: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.kube.chart import CHART, RELEASE, Helm, render
-from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
+from tests.kube.control_plane import ControlPlane, Kubectl, kubectl_for
 from tests.kube.other_definitions import FILES, other_definitions
 from tests.kube.tiers import Json
 from tests.kube.tools import ToolUnavailable
@@ -17,21 +17,13 @@ VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, built: Callable[[str], Path]) -> Iterator[ControlPlane]:
-    """A server of this module's own."""
-    folder = tmp_path_factory.mktemp("control-plane-for-values")
-    with control_plane(folder, etcd=built("etcd"), server=built("kube-apiserver")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def kubectl(cluster: ControlPlane, built: Callable[[str], Path]) -> Kubectl:
-    """kubectl for that server, which has the definitions of Gateway API, Prometheus operator and KEDA."""
+def kubectl(own_cluster: ControlPlane, built: Callable[[str], Path]) -> Kubectl:
+    """kubectl for a server of this module's own, which has the definitions of Gateway API, Prometheus operator and KEDA."""
     try:
         files = other_definitions()
     except ToolUnavailable as ex:
         pytest.skip(str(ex))
-    run = kubectl_for(cluster, built("kubectl"))
+    run = kubectl_for(own_cluster, built("kubectl"))
     names = [yaml.safe_load(file.read_text())["metadata"]["name"] for file in files]
     for file in files:
         run("apply", "--server-side", "--filename", str(file))
@@ -40,7 +32,7 @@ def kubectl(cluster: ControlPlane, built: Callable[[str], Path]) -> Kubectl:
 
 
 @pytest.fixture
-def helm(cluster: ControlPlane, kubectl: Kubectl, built: Callable[[str], Path], request: pytest.FixtureRequest) -> Iterator[Helm]:
+def helm(own_cluster: ControlPlane, kubectl: Kubectl, built: Callable[[str], Path], request: pytest.FixtureRequest) -> Iterator[Helm]:
     """Helm for a restricted namespace of the test's own. The definition stays, for each installation to take over."""
     namespace = f"values-{request.session.items.index(request.node)}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -50,7 +42,7 @@ def helm(cluster: ControlPlane, kubectl: Kubectl, built: Callable[[str], Path], 
         "-",
         stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}),
     )
-    helm = Helm(built("helm"), cluster, namespace)
+    helm = Helm(built("helm"), own_cluster, namespace)
     yield helm
     helm.uninstall("--ignore-not-found")
 

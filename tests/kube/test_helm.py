@@ -18,7 +18,7 @@ import yaml
 from redis import Redis
 from tests.conftest import Valkey
 from tests.kube.chart import RELEASE, ROOT, Helm
-from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
+from tests.kube.control_plane import ControlPlane, Kubectl, kubectl_for
 from tests.kube.processes import eventually
 from tests.kube.stage import operator, watchers
 from tests.kube.tiers import Json
@@ -30,16 +30,8 @@ DEFINITION = "crd/ratelimittiers.tidegate.dev"
 
 
 @pytest.fixture(scope="module")
-def own_cluster(tmp_path_factory: pytest.TempPathFactory, built: Callable[[str], Path]) -> Iterator[ControlPlane]:
-    """A server without the definition: the one that the other tests share has it from another hand than Helm's."""
-    folder = tmp_path_factory.mktemp("control-plane-for-helm")
-    with control_plane(folder, etcd=built("etcd"), server=built("kube-apiserver")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def kubectl(own_cluster: ControlPlane, built: Callable[[str], Path]) -> Kubectl:
-    """kubectl for that server."""
+    """kubectl for a server without the definition: the one that the other tests share has it from another hand than Helm's."""
     return kubectl_for(own_cluster, built("kubectl"))
 
 

@@ -21,10 +21,8 @@ from tidegate.contract import keys
 
 @pytest.fixture(scope="module")
 def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("lane"))
-    server.start()
-    yield server
-    server.kill()
+    with Valkey(tmp_path_factory.mktemp("lane")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -71,10 +71,8 @@ def etcds(etcd_binary: Path, tmp_path: Path) -> Iterator[Callable[..., EtcdClust
 
 @pytest.fixture(scope="session")
 def shared_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 def on_server(server: Valkey) -> ConsistentStore:
