@@ -5,6 +5,7 @@ What they share is what docs/deploy/many-clusters.md says: the keys, the issuer'
 
 import http.client
 import json
+import signal
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from dataclasses import replace
 import pytest
 from tests.cluster.conftest import Figures
 from tests.cluster.images import chart_values, reference
-from tests.cluster.machines import kill_pod
+from tests.cluster.machines import send_to_pod
+from tests.cluster.pods import restricted_pod
 from tests.cluster.release import Release
 from tests.cluster.traffic import traffic
 from tests.kube.processes import eventually
@@ -58,21 +60,14 @@ def store() -> Json:
     """A Valkey that loses nothing that it acknowledged, as long as its pod lives."""
     labels = {"app": "store"}
     command = ["valkey-server", "--dir", "/data", "--appendonly", "yes", "--appendfsync", "always", "--protected-mode", "no"]
-    security = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-    container = {
-        "name": "store",
-        "image": reference(chart_values()["redis"]["image"]),
-        "imagePullPolicy": "IfNotPresent",
-        "command": command,
+    pod = restricted_pod("store", reference(chart_values()["redis"]["image"]), command)["spec"]
+    (container,) = pod["containers"]
+    container |= {
         "readinessProbe": {"tcpSocket": {"port": 6379}, "periodSeconds": 1},
-        "securityContext": security,
         "volumeMounts": [{"name": "data", "mountPath": "/data"}],
     }
-    pod = {
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-        "volumes": [{"name": "data", "emptyDir": {}}],
-    }
+    pod["securityContext"]["fsGroup"] = 10001
+    pod |= {"restartPolicy": "Always", "volumes": [{"name": "data", "emptyDir": {}}]}
     spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
     service = {"selector": labels, "ports": [{"port": 6379}]}
     return listed(
@@ -202,7 +197,7 @@ def test_a_cluster_whose_pods_are_all_killed_at_once_costs_no_request(clusters: 
     with traffic(here, here.token("unlimited", tenant="survivor")) as met:
         met.mark("killed")
         for pod in pods:
-            kill_pod(pod["spec"]["nodeName"], pod["metadata"]["uid"])
+            send_to_pod(pod["spec"]["nodeName"], pod["metadata"]["uid"], signal.SIGKILL)
         here.wait_until_ready()
         eventually(lambda: time.time() > met.marks["killed"] + MET_SECONDS, seconds=60)
 
