@@ -27,15 +27,16 @@ GONE_SECONDS = 90
 
 @pytest.fixture(scope="module")
 def tilt(cluster: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Tilt:
-    """Tilt with a home of its own, though Docker's settings remain, and the programs that the Tiltfile needs on its PATH."""
-    home = tmp_path_factory.mktemp("tilt")
+    """Tilt, with the programs that the Tiltfile needs on its PATH; it has a home of its own, unless Docker's settings are in that."""
+    folder = tmp_path_factory.mktemp("tilt")
     for name in ("helm", "kubectl"):
-        (home / name).symlink_to(tool(name))
-    kubeconfig = Path(shutil.copy(cluster.admin_kubeconfig, home / "kubeconfig"))
-    paths = {"HOME": str(home), "KUBECONFIG": str(kubeconfig), "PATH": f"{home}:{os.environ['PATH']}"}
-    environment = {"DOCKER_CONFIG": str(Path.home() / ".docker"), **os.environ, **paths, "TILT_DISABLE_ANALYTICS": "1"}
+        (folder / name).symlink_to(tool(name))
+    kubeconfig = Path(shutil.copy(cluster.admin_kubeconfig, folder / "kubeconfig"))
+    home = folder if cluster is SERVER else Path.home()
+    paths = {"HOME": str(home), "KUBECONFIG": str(kubeconfig), "PATH": f"{folder}:{os.environ['PATH']}"}
+    environment = {**os.environ, **paths, "TILT_DISABLE_ANALYTICS": "1"}
     settings = ("--image-builder", IMAGE_BUILDER, "--allowed-contexts", "tests") if cluster is SERVER else ()
-    return Tilt(tool("tilt"), copy_sources(home), "tilt", environment, settings, free_port())
+    return Tilt(tool("tilt"), copy_sources(folder), "tilt", environment, settings, free_port())
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_tilt_down_leaves_the_volume_of_the_store_alone(brought: Release, tilt: 
     """Whoever deletes an installation by mistake still has the purchases; definition, tiers, lanes and keys are gone."""
     tilt.down()
 
-    eventually(lambda: left(brought) == {"tidegate-store"}, seconds=GONE_SECONDS)
+    eventually(lambda: left(brought) == {"data-tidegate-store-0"}, seconds=GONE_SECONDS)
     assert brought.kubectl("get", CRD, "--ignore-not-found") == ""
 
 

@@ -26,8 +26,8 @@ from tests.kube.tiers import Json
 STAGES = ("api-dev", "operator-dev")
 LEFT_OUT = (".git", ".venv", ".tidegate", ".*_cache", "__pycache__", "dist")
 CI_SECONDS = 300
-# Tilt has a home of its own, and the images are built in that of whoever runs the tests.
-IMAGE_BUILDER = f"env HOME={Path.home()} PYTHONPATH={ROOT} {sys.executable} -m tests.cluster.tilt"
+# The storage of the images is below the home of whoever runs the tests, and Tilt has another one.
+IMAGE_BUILDER = f"env HOME={Path.home()} {sys.executable} -m tests.cluster.tilt"
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Tilt:
     settings: tuple[str, ...]
     port: int
 
-    def ci(self) -> str:
-        """Bring everything up, wait until it is ready, and return what Tilt said. Raises AssertionError where it doesn't get there."""
-        return self._run("ci", "--port", str(self.port), "--", *self.settings, seconds=CI_SECONDS)
+    def ci(self) -> None:
+        """Bring everything up, and wait until it is ready. Raises AssertionError with Tilt's words where it doesn't get there."""
+        self._run("ci", "--port", str(self.port), "--", *self.settings, seconds=CI_SECONDS)
 
     def down(self) -> None:
         """Remove what was brought up."""
@@ -66,11 +66,10 @@ class Tilt:
     def _command(self, verb: str) -> list[str]:
         return [str(self.program), verb, "--namespace", self.namespace]
 
-    def _run(self, verb: str, *arguments: str, seconds: float) -> str:
+    def _run(self, verb: str, *arguments: str, seconds: float) -> None:
         command = [*self._command(verb), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=self.environment, cwd=self.sources, check=False)
         assert done.returncode == 0, f"tilt {verb}: {done.stdout[-6000:]}{done.stderr[-2000:]}"
-        return done.stdout
 
 
 def is_settled(resources: Sequence[Json]) -> bool:

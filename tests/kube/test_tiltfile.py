@@ -34,7 +34,7 @@ class Tilt(Protocol):
 @pytest.fixture
 def run(environment: dict[str, str], built: Callable[[str], Path]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Has Tilt read the file with these arguments."""
-    command = [str(built("tilt")), "alpha", "tiltfile-result", "--file", str(ROOT / "Tiltfile"), "--"]
+    command = [str(built("tilt")), "alpha", "tiltfile-result", "--verbose", "--file", str(ROOT / "Tiltfile"), "--"]
 
     def read(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=90, check=False)
@@ -182,6 +182,14 @@ def test_no_secret_is_in_a_config_map(evaluate: Tilt) -> None:
         if found["metadata"]["name"] in ("dev-keys", "dev-tokens")
     }
     assert held == {"Secret": {"identity.key", "idempotency.key", "result.key", "lane.key"}, "ConfigMap": {"jwks.json"}}
+
+
+def test_no_secret_is_in_the_log(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Tilt shows the commands that it runs, to whoever looks at its page."""
+    shown = run().stderr
+
+    assert "helm template" in shown
+    assert [key.name for key in (ROOT / ".tidegate/keys").glob("*.key") if key.read_text().strip() in shown] == []
 
 
 def manifests(result: str) -> dict[str, Json]:
