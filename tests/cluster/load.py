@@ -22,7 +22,7 @@ async def ask(session: aiohttp.ClientSession, outcomes: list[tuple[float, str, s
         async with session.get(URL, headers={"Authorization": f"Bearer {TOKEN}"}) as answer:
             region = answer.headers.get("tidegate-region", "")
             await answer.read()
-            problem = "" if answer.status == 200 else f"status {answer.status}"
+            problem = "" if answer.status == 200 else f"status {answer.status} {answer.headers.get('tidegate-unavailable', '')}"
     except (aiohttp.ClientError, OSError, TimeoutError) as ex:
         problem = f"{type(ex).__name__}: {ex}"
     outcomes.append((sent, region, problem))
