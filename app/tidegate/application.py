@@ -107,6 +107,7 @@ class Adapters:
         self.metrics.show()
         draining.at_end(self.seats.stop)
         await self.tiers.start()
+        await self.limiter.start()
         await self.store_health.start()
 
     async def process_shutdown(self, scope: object, event: object) -> None:

@@ -65,6 +65,15 @@ async def test_a_region_on_a_cluster_counts_an_identity_in_its_shard(cluster: An
     assert re.fullmatch(r"tg:1:usage:\{(?!0\})\d+\}:[\w-]{22}", held[0])
 
 
+async def test_a_worker_that_has_started_connects_for_no_decision_any_more(api: httpx.AsyncClient, redis: Redis, issuer: Any):
+    before = (await redis.info("stats"))["total_connections_received"]
+
+    answer = await api.get("/v1/tiers/free", headers=bearer(issuer.mint("free")))
+
+    assert answer.status_code == 200
+    assert (await redis.info("stats"))["total_connections_received"] == before
+
+
 @asynccontextmanager
 async def lifespan(app: Any) -> AsyncIterator[None]:
     """Starts and stops the application as a server does, which httpx leaves out."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -398,6 +399,29 @@ async def test_a_batch_that_cannot_be_sent_fails_its_callers_and_stands_in_nobod
 
     assert [entry["event"] for entry in logs] == ["a batch was not sent"] * 3
     assert (await limiter.decide(("t",), held, ONE)).windows[0].used == 1
+
+
+async def test_the_first_decision_of_a_worker_finds_a_connection(redis: Redis, slowly: Callable[..., Any]):
+    """To connect takes longer than a decision may, and what a worker that has just come would admit without Redis is nothing."""
+    held = tier(("hour", 9, "1h"))
+    await RedisLimiter(redis).decide(("t",), held, ONE)  # from now on the script is there
+    cold, warm = [RedisLimiter(await slowly(0.03), deadline_seconds=0.1) for _ in range(2)]
+
+    await warm.start()
+
+    assert (await warm.decide(("t",), held, ONE)).windows[0].used == 2
+    with pytest.raises(LimitStoreUnavailableError, match="in time"):
+        await cold.decide(("t",), held, ONE)
+
+
+async def test_a_redis_that_is_away_stops_no_start(port: int):
+    async with Redis(port=port, retry=None) as nobody:
+        limiter = RedisLimiter(nobody)
+
+        await limiter.start()
+
+        with pytest.raises(LimitStoreUnavailableError):
+            await limiter.decide(("t",), tier(("hour", 9, "1h")), ONE)
 
 
 @pytest.mark.parametrize("turns", range(4))

@@ -21,7 +21,7 @@ Call = tuple[tuple[Any, ...], Reply]
 
 
 class ScriptChannel(asyncio.Protocol):
-    """Calls `script`. Connects at the first call, and at the first one after the connection was lost; sends none twice that may have run.
+    """Calls `script`. Connects when told to, or at the first call, also after the connection was lost; sends none twice that may have run.
 
     Args:
         make_connection: Makes a connection of redis-py that is not connected yet.
@@ -49,11 +49,14 @@ class ScriptChannel(asyncio.Protocol):
         call = ((len(keys), *keys, *arguments), reply)
         if self._transport is None:
             self._unsent.append(call)
-            if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connect())
+            self._begin_to_connect()
         else:
             self._send(self._transport, b"EVALSHA", self._sha, call)
         return reply
+
+    async def open(self) -> None:
+        """Connect before the first call does. A server that is away is no error: that call tries again."""
+        await asyncio.wait([self._begin_to_connect()])
 
     def drop(self) -> None:
         """End the connection: the next call makes another one."""
@@ -83,6 +86,11 @@ class ScriptChannel(asyncio.Protocol):
         lost, self._sent = self._sent, deque()
         for _, reply in lost:
             _fail(reply, "connection lost")
+
+    def _begin_to_connect(self) -> asyncio.Task[None]:
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+        return self._connecting
 
     async def _connect(self) -> None:
         try:

@@ -25,6 +25,9 @@ class ClusterChannel:
         call.add_done_callback(self._calls.pop)
         return reply
 
+    async def open(self) -> None:
+        """Nothing: its `Cluster` has connected for the tiers, which are there first."""
+
     def drop(self) -> None:
         """Nothing: a connection that hangs is given up by its own deadline."""
 

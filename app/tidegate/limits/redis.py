@@ -79,6 +79,10 @@ class RedisLimiter:
         """The state of every window, without a charge."""
         return await self._submit(tids, policy_of(tier), LOOK)
 
+    async def start(self) -> None:
+        """Connect, which takes longer than a decision may: a worker that has just come does not know its share without Redis yet."""
+        await self._channel.open()
+
     async def aclose(self) -> None:
         """Fail whoever waits, and end what is under way; the client stays open."""
         _fail(self._commit.drain(), "this worker stops")

@@ -38,6 +38,10 @@ class ShardedLimiter:
         """The state of every window, without a charge."""
         return await self._limiters[shard_of(tids[0])].peek(tids, tier)
 
+    async def start(self) -> None:
+        """Connect, as `RedisLimiter` does."""
+        await asyncio.gather(*(limiter.start() for limiter in self._limiters))
+
     async def aclose(self) -> None:
         """Fail whoever waits, and end what is under way; the client stays open."""
         await asyncio.gather(*(limiter.aclose() for limiter in self._limiters))
