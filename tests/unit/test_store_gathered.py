@@ -73,6 +73,16 @@ async def test_who_asks_while_a_call_is_under_way_is_not_answered_by_it(asked: A
     assert (await early, await late) == ({}, {"a": Versioned(b"new", 2)})
 
 
+async def test_who_asks_after_a_commit_sees_it_in_a_call_that_another_opened_before(asked: Asked, store: GatheredReads):
+    early = asyncio.create_task(store.read(["a"]))
+    await asyncio.sleep(0)
+    asked.values["a"] = Versioned(b"committed", 1)
+
+    assert await store.read(["a"]) == {"a": Versioned(b"committed", 1)}
+    await early
+    assert asked.reads == [(["a"], False)]
+
+
 async def test_who_takes_old_values_does_not_share_a_call_with_who_does_not(asked: Asked, store: GatheredReads):
     await asyncio.gather(store.read(["a"]), store.read(["a"], or_stale=True))
 
