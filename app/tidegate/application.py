@@ -24,8 +24,9 @@ from tidegate.connections.url import RedisUrl
 from tidegate.idempotency.fault_points import Reached, go_on
 from tidegate.idempotency.journal import LEASE_SECONDS, Journal
 from tidegate.idempotency.measures import MutationMeasures
-from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
+from tidegate.idempotency.middleware import ReplayMiddleware
 from tidegate.idempotency.sealing import Sealer
+from tidegate.idempotency.transaction import TransactionMiddleware
 from tidegate.identity.key_set import KeySet
 from tidegate.identity.middleware import AuthorizationMiddleware, IdentityMiddleware
 from tidegate.identity.pseudonym import Pseudonyms

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from tests.redis.test_mutations import LosesAnswers, client_of, key, purchase
 
 from tidegate.idempotency.measures import MutationMeasures
-from tidegate.idempotency.middleware import ATTEMPTS
+from tidegate.idempotency.transaction import ATTEMPTS
 from tidegate.resources.errors import RecordNotFoundError
 from tidegate.store.base import Write
 from tidegate.store.redis import RedisStore

@@ -14,8 +14,9 @@ from tidegate import problems
 from tidegate.body import BodyMiddleware
 from tidegate.contract.tier import Tier
 from tidegate.idempotency.journal import Journal
-from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
+from tidegate.idempotency.middleware import ReplayMiddleware
 from tidegate.idempotency.sealing import Sealer
+from tidegate.idempotency.transaction import TransactionMiddleware
 from tidegate.identity.principal import Principal
 from tidegate.resources.credits import Credits, PurchaseEntry, Purchases
 from tidegate.resources.errors import RecordNotFoundError

@@ -19,9 +19,10 @@ from tidegate.body import BodyMiddleware
 from tidegate.contract.tier import Tier
 from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
 from tidegate.idempotency.journal import LEASE_SECONDS, TOMBSTONE_SECONDS, Journal
-from tidegate.idempotency.middleware import ReplayMiddleware, TransactionMiddleware
+from tidegate.idempotency.middleware import ReplayMiddleware
 from tidegate.idempotency.record import Claim
 from tidegate.idempotency.sealing import Sealer
+from tidegate.idempotency.transaction import TransactionMiddleware
 from tidegate.identity.middleware import AuthorizationMiddleware
 from tidegate.identity.principal import Principal
 from tidegate.local.payment_provider import LEDGER, Fault, Ledger, make_app

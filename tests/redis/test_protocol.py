@@ -12,7 +12,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from tidegate.server import protocol
-from tidegate.server.protocol import HEAD_BYTES, MOST_WAITING, BoundedProtocol, JoinedWrites
+from tidegate.server.joined_writes import JoinedWrites
+from tidegate.server.protocol import BoundedProtocol
+from tidegate.server.refusals import HEAD_BYTES, MOST_WAITING
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -1,64 +1,20 @@
-"""Replays finished mutations and runs new ones as one transaction with their result; placed by `application.py`."""
+"""Looks up what is known of a mutation before it is charged and carried out by `transaction.py`; placed by `application.py`."""
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import falcon
-import msgspec
 from falcon.asgi import Request, Response
 
 from tidegate.contract.errors import TidegateError
-from tidegate.idempotency.effect import Effect
-from tidegate.idempotency.errors import (
-    ClaimLostError,
-    DeterminateError,
-    KeyExpiredError,
-    KeyReusedError,
-    MutationConflictError,
-    MutationInProgressError,
-    OutcomeUnknownError,
-    ResultTooLargeError,
-)
 from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
 from tidegate.idempotency.fingerprint import fingerprint
-from tidegate.idempotency.journal import Found, Journal, result_key
+from tidegate.idempotency.journal import Journal
 from tidegate.idempotency.key import effect_id, parse_key, storage_name
-from tidegate.idempotency.measures import MutationMeasures, Outcome, outcome_of
-from tidegate.idempotency.record import NOT_FINAL, Claim, Result, Tombstone, stored_headers
-from tidegate.idempotency.unit_of_work import UnitOfWork
-from tidegate.store.base import ABSENT, Conflict
+from tidegate.idempotency.measures import MutationMeasures, outcome_of
+from tidegate.idempotency.mutation import Mutation, Responder
 
-ATTEMPTS = 24
-"""Runs of a handler before it is given up: twenty writers of one balance all land, with room to spare."""
-LONGEST_PAUSE_SECONDS = 0.1
-EMPTY: Mapping[str, str] = {}
-
-Responder = Callable[..., Awaitable[None]]
 Prefetch = Callable[..., Sequence[str]]
-Render = Callable[[Exception, Request, Response], None]
-
-
-class Mutation(msgspec.Struct, frozen=True):
-    """A request that changes something.
-
-    Args:
-        name: Under which the store knows it.
-        fingerprint: What it asks.
-        make_effect_id: Gives the id under which the outside world knows its effect; most have none.
-        responder: The method of the resource that answers it.
-        found: What the store knew when the request came.
-        tombstone_seconds: For how long its key cannot be used again; 0: for as long as its result is kept.
-    """
-
-    name: str
-    fingerprint: bytes
-    make_effect_id: Callable[[], str]
-    responder: Responder
-    found: Found
-    tombstone_seconds: int
 
 
 class ReplayMiddleware:
@@ -121,194 +77,6 @@ class ReplayMiddleware:
         req.context.is_repetition = found.record is not None
 
 
-class TransactionMiddleware:
-    """Answers a mutation: with its stored result, or by running its handler and committing its writes and its result at once.
-
-    The last middleware. A handler must have no effect but its unit of work, `req.context.unit_of_work`, and the one it carries out with
-    `req.context.effect`: it runs again when what it read has changed.
-
-    Args:
-        journal: Where results and data are.
-        render: Puts a refusal into a response, as the error handler of the application does.
-        maximum_result_bytes: Largest answer that a handler may give.
-        measures: Where mutations are counted.
-        reached: Told of fault points.
-    """
-
-    def __init__(
-        self,
-        journal: Journal,
-        render: Render,
-        *,
-        maximum_result_bytes: int = 65_536,
-        measures: MutationMeasures | None = None,
-        reached: Reached = go_on,
-    ) -> None:
-        self._journal = journal
-        self._render = render
-        self._measures = measures or MutationMeasures()
-        self._maximum_result_bytes = maximum_result_bytes
-        self._reached = reached
-
-    async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
-        """Answer the mutation on `req.context.mutation`.
-
-        Raises:
-            KeyReusedError: The key belongs to another request.
-            KeyExpiredError: Its result is kept no longer.
-            MutationInProgressError: It is being carried out elsewhere.
-            OutcomeUnknownError: An earlier attempt may have had its effect, and nothing can tell yet.
-            MutationConflictError: The data changed under every attempt.
-            StoreUnavailableError: The outcome is unknown; a retry finds out.
-        """
-        mutation: Mutation | None = req.context.mutation
-        if resp.complete or mutation is None:
-            return
-        effect = Effect(
-            self._journal,
-            mutation.name,
-            mutation.make_effect_id,
-            mutation.fingerprint,
-            mutation.found,
-            self._measures.claims,
-            self._reached,
-        )
-        outcome: Outcome = "failed"
-        try:
-            outcome = await self._carry_out(mutation, effect, req, resp, params)
-        except TidegateError as ex:
-            outcome = outcome_of(ex, is_claimed=effect.fencing > 0)
-            raise
-        finally:
-            self._measures.outcomes[outcome] += 1
-
-    async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
-        """Mark the end."""
-        if getattr(req.context, "mutation", None) is not None:
-            self._reached(FaultPoint.BEFORE_RESPONSE)
-
-    async def _carry_out(self, mutation: Mutation, effect: Effect, req: Request, resp: Response, params: dict[str, Any]) -> Outcome:
-        if _settle(mutation.found, mutation, resp):
-            return "replayed"
-        async with effect:
-            for attempt in range(ATTEMPTS):
-                # What was read with the look-up serves the first attempt; when it has changed since, the next one reads for itself.
-                unit = UnitOfWork(self._journal.store, {} if attempt else mutation.found.prefetched)
-                self._measures.repeated_runs += attempt > 0
-                if outcome := await self._answer(mutation, effect, unit, req, resp, params):
-                    return outcome
-                await asyncio.sleep(_pause_seconds(attempt))
-        raise MutationConflictError(f"the data changed during each of {ATTEMPTS} attempts")
-
-    async def _answer(
-        self, mutation: Mutation, effect: Effect, unit: UnitOfWork, req: Request, resp: Response, params: dict[str, Any]
-    ) -> Outcome | None:
-        req.context.unit_of_work, req.context.effect = unit, effect
-        effect.begin_attempt()
-        draft = type(resp)(options=resp.options)
-        try:
-            result = await self._run(mutation, unit, req, draft, params)
-        except ClaimLostError:
-            return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp)
-        # A failure of ours or a transient refusal says nothing about the next attempt: it is answered and forgotten (IDEM-10).
-        outcome = _outcome(result.status, effect)
-        if outcome == "done":
-            conflict = await self._commit(mutation, effect, unit, result, req.context.tier.retention_seconds)
-            if conflict:
-                is_taken = result_key(mutation.name) in conflict.keys
-                return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp) if is_taken else None
-        _put(result, resp, draft.headers)
-        return outcome
-
-    async def _run(self, mutation: Mutation, unit: UnitOfWork, req: Request, draft: Response, params: dict[str, Any]) -> Result:
-        try:
-            await mutation.responder(req, draft, **params)
-        except falcon.HTTPStatus as ex:
-            draft.status, draft.text = ex.status, ex.text
-            draft.set_headers(ex.headers or {})
-        except (DeterminateError, falcon.HTTPError) as ex:
-            unit.discard_writes()
-            self._render(ex, req, draft)
-        if draft.stream is not None or draft.sse is not None:
-            raise TypeError(f"{req.uri_template}: a mutation cannot stream its answer, it would not be stored")
-        if draft._cookies:
-            raise TypeError(f"{req.uri_template}: a mutation cannot set a cookie, a replay would not")
-        body = await draft.render_body() or b""
-        if len(body) > self._maximum_result_bytes:
-            raise ResultTooLargeError(
-                f"{req.uri_template}: an answer of {len(body)} bytes, at most {self._maximum_result_bytes} are stored"
-            )
-        return Result(fingerprint=mutation.fingerprint, status=draft.status_code, headers=stored_headers(draft.headers), body=body)
-
-    async def _commit(
-        self, mutation: Mutation, effect: Effect, unit: UnitOfWork, result: Result, retention_seconds: int
-    ) -> Conflict | None:
-        end = self._journal.finish(
-            mutation.name,
-            result,
-            fencing=effect.fencing,
-            retention_seconds=retention_seconds,
-            tombstone_seconds=mutation.tombstone_seconds,
-        )
-        # A claim of somebody else's attempt is not ours to end: a handler that took none commits against "nothing is known".
-        version = effect.version if effect.fencing else ABSENT
-        self._reached(FaultPoint.BEFORE_COMMIT)
-        outcome = await unit.commit({result_key(mutation.name): version}, end)
-        if isinstance(outcome, Conflict):
-            return outcome
-        effect.is_settled = True
-        self._reached(FaultPoint.AFTER_COMMIT)
-        return None
-
-    @staticmethod
-    def _yield_to(found: Found, mutation: Mutation, resp: Response) -> Outcome | None:
-        if _settle(found, mutation, resp):
-            return "replayed"
-        if found.record is not None:
-            raise OutcomeUnknownError("another attempt claimed this mutation and may have had its effect")
-        return None
-
-
 def _fingerprint(req: Request) -> bytes:
     content_type = req.content_type or ""
     return fingerprint(method=req.method, path=req.path, query=req.query_string, content_type=content_type, body=req.context.body)
-
-
-def _outcome(status: int, effect: Effect) -> Outcome:
-    if status >= 500:
-        return "failed"
-    if effect.is_unknown:
-        # Whatever the handler made of it: the next retry finds out.
-        return "outcome_unknown"
-    return "refused" if status in NOT_FINAL else "done"
-
-
-def _settle(found: Found, mutation: Mutation, resp: Response) -> bool:
-    """Answer with what is known, if that is the end of it."""
-    record = found.record
-    if record is not None and record.fingerprint != mutation.fingerprint:
-        raise KeyReusedError("this Idempotency-Key belongs to another request; use a new key for a new request")
-    match record:
-        case Result():
-            _put(record, resp)
-            resp.set_header("Idempotent-Replayed", "true")
-        case Tombstone():
-            raise KeyExpiredError("this request was done, and its result is kept no longer; use a new key for a new request")
-        case Claim() if found.is_live:
-            raise MutationInProgressError("this request is being carried out; retry with the same key for its result")
-        case _:
-            return False
-    return True
-
-
-def _put(result: Result, resp: Response, of_one_response: Mapping[str, str] = EMPTY) -> None:
-    # First answers go this way too, so that a replay differs from them in its marker and in fields of one response alone.
-    resp.status = result.status
-    resp.set_headers({**of_one_response, **result.headers, "cache-control": "no-store"})
-    resp.data = result.body
-    resp.complete = True
-
-
-def _pause_seconds(attempt: int) -> float:
-    # Full jitter: contenders that collided once spread out.
-    return random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.002 * 2**attempt))  # noqa: S311 - spreads load, hides nothing

@@ -5,45 +5,37 @@ newest, and its `pipeline` holds those that wait, the newest first.
 """
 
 import asyncio
-import json
-import uuid
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NoReturn
 
 import httptools
-import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+from tidegate.server.joined_writes import JoinedWrites
+from tidegate.server.refusals import (
+    CODING,
+    FRAMING_BYTES,
+    FRAMING_TOO_LARGE,
+    HEAD_BYTES,
+    HEAD_SECONDS,
+    HEAD_TOO_LARGE,
+    HEAD_TOO_SLOW,
+    HOST,
+    MALFORMED,
+    MOST_WAITING,
+    TOO_MANY,
+    UPGRADE,
+    VERSION,
+    Refusal,
+    problem,
+    refusing,
+)
 
-HEAD_BYTES = 32 * 1024
-"""Largest target and fields together: four times the largest token (OWASP API4)."""
-HEAD_SECONDS = 10.0
-"""Longest time from a connection or the first byte of a request to the end of its head."""
 LINGER_SECONDS = 1.0
 """How long an answered client may take to finish its request; and how long what it sends to a connection that ends is thrown away: closed
 on unread bytes, a connection would take the answer with it."""
 UNREAD_SECONDS = 30.0
 """How long a client may leave its answers unread."""
-FRAMING_BYTES = 1024 * 1024
-"""Most of a message after its head that is not its body: sizes of chunks, and trailers, which are thrown away."""
-MOST_WAITING = 16
-"""Requests that wait behind one that is being answered. Whoever sends more gets these answers, and the connection closed."""
-
-Refusal = tuple[HTTPStatus, str]
-MALFORMED: Refusal = (HTTPStatus.BAD_REQUEST, "This is not a well-formed HTTP/1.1 request.")
-HEAD_TOO_LARGE: Refusal = (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The request target and the fields may have {HEAD_BYTES} bytes.")
-FRAMING_TOO_LARGE: Refusal = (
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    f"Sizes of chunks and trailers may have {FRAMING_BYTES} bytes.",
-)
-HEAD_TOO_SLOW: Refusal = (HTTPStatus.REQUEST_TIMEOUT, f"The request's head did not arrive within {HEAD_SECONDS:.0f} s.")
-VERSION: Refusal = (HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are supported.")
-HOST: Refusal = (HTTPStatus.BAD_REQUEST, "A request has one Host field.")
-CODING: Refusal = (HTTPStatus.NOT_IMPLEMENTED, "The transfer coding chunked is supported.")
-UPGRADE: Refusal = (HTTPStatus.BAD_REQUEST, "A request to upgrade must have no content.")
-TOO_MANY: Refusal = (HTTPStatus.TOO_MANY_REQUESTS, f"At most {MOST_WAITING} requests may wait on one connection.")
 
 
 class Ended(asyncio.Event):
@@ -59,50 +51,6 @@ class Ended(asyncio.Event):
 
 class RefusedError(Exception):
     """Raised in a callback of the parser to end its work on a connection."""
-
-
-class JoinedWrites:
-    """A transport that sends a response's head together with what follows it in the same turn of the loop.
-
-    uvicorn writes the two apart, which costs a system call; and a worker that is killed in between leaves the edge with half an answer,
-    which it cannot take back and ask another region for.
-
-    Args:
-        transport: The connection.
-        loop: Its event loop.
-        close: Called instead of the transport's own, once everything is sent.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._close = close
-        self._head = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Send, or hold a head back for the rest of this turn."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
-        elif data.startswith(b"HTTP/1.1 "):
-            self._head = data
-            self._loop.call_soon(self.flush)
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Send a head that nothing followed."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
-
-    def close(self) -> None:
-        """Send what is held, and close."""
-        self.flush()
-        self._close()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -287,12 +235,12 @@ class BoundedProtocol(HttpToolsProtocol):
                 # What goes wrong came behind a request that is whole: its answer is the last, and nothing is written into it.
                 return
             if self.pipeline:
-                self.pipeline[0] = (self.cycle, _refusing(status, detail))
+                self.pipeline[0] = (self.cycle, refusing(status, detail))
                 return
             # Whatever the application still says is not written behind the refusal.
             self.cycle.disconnected = True
         if self._is_in_head or not self.cycle.response_started:
-            fields, body = _problem(status, detail)
+            fields, body = problem(status, detail)
             lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
             self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
         self.transport.close()
@@ -311,25 +259,3 @@ class BoundedProtocol(HttpToolsProtocol):
             self._socket.write_eof()
         is_read = not self._socket.get_write_buffer_size()
         self._end = self.loop.call_later(LINGER_SECONDS if is_read else UNREAD_SECONDS, self._socket.abort)
-
-
-def _problem(status: HTTPStatus, detail: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    instance = f"urn:uuid:{uuid.uuid4()}"
-    log.info("request refused", instance=instance, status=int(status), reason=detail)
-    body = json.dumps({"type": "about:blank", "title": status.phrase, "status": status, "instance": instance, "detail": detail}).encode()
-    fields = [
-        (b"content-type", b"application/problem+json"),
-        (b"cache-control", b"no-store"),
-        (b"connection", b"close"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    return fields, body
-
-
-def _refusing(status: HTTPStatus, detail: str) -> Any:
-    async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
-        fields, body = _problem(status, detail)
-        await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": body})
-
-    return refuse
