@@ -30,7 +30,7 @@ from bench import proxies
 from bench.open_loop import PATIENCE_SECONDS, Answer, OpenLoop, Tenant
 from bench.queue_cost import costs
 from bench.stage import Stage, beside, server
-from bench.valkey import free_port, valkey
+from bench.valkey import DURABLE, free_port, valkey
 
 WORKERS, AT_ONCE, SECONDS = 4, 16, 1.0
 CAPACITY = WORKERS * AT_ONCE / SECONDS
@@ -41,7 +41,6 @@ COOL_DOWN_SECONDS = 4.0
 LOOP_SECONDS = 0.025
 """How late a busy event loop may take note of the end of a wait."""
 FREE_PERCENT = 5
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 TIERS = {
     "enterprise": {"weight": 40, "queue": {"maxWait": "2s", "maxDepth": 100}},
     "pro": {"weight": 10, "queue": {"maxWait": "2s", "maxDepth": 100}},

@@ -11,6 +11,9 @@ from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+"""Options of one that syncs each write before it answers, as a store of mutations must."""
+
 
 @contextmanager
 def valkey(folder: Path, *, launcher: Sequence[str] = (), over_tcp: bool = False, options: Sequence[str] = ()) -> Iterator[str]:

@@ -10,6 +10,7 @@ import falcon
 import http_sf
 import httpx
 from redis.asyncio import Redis
+from tests.redis.conftest import PATIENT
 from tests.redis.test_application import lifespan
 
 from tidegate.application import create_app
@@ -23,8 +24,6 @@ TTL_SECONDS = 60
 SHARED = {"lane": "Shared", "ttl": f"{TTL_SECONDS}s", "staleWhileRevalidate": "30s"}
 DEDICATED = {**SHARED, "lane": "Dedicated", "memory": "16Mi"}
 PATH = "/v1/documents/a"
-# A busy machine is late, and must not have a lane or the limits count as lost.
-PATIENT = {"TIDEGATE_CACHE_TIMEOUT_SECONDS": "2", "TIDEGATE_DECISION_TIMEOUT_SECONDS": "2", "TIDEGATE_REDIS_TIMEOUT_SECONDS": "2"}
 
 
 class Documents:

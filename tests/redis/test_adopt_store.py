@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from redis.asyncio import Redis
 from tests.conftest import DURABLE
+from tests.redis.conftest import PATIENT
 from tests.redis.test_application import PURCHASES, bearer, lifespan, tier
 
 from tidegate.application import create_app
@@ -29,7 +30,7 @@ async def served(redis: Redis, valkey: Any, valkeys: Callable[..., Any], issuer:
     await redis.set(keys.REVISION, 1)
     store = valkeys(*DURABLE)
     urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": store.url}
-    app = create_app(Settings.from_environment(issuer.environment | urls))
+    app = create_app(Settings.from_environment(issuer.environment | PATIENT | urls))
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
         client.store, client.urls = store, urls
         client.headers.update(bearer(issuer.mint("free")))

@@ -14,6 +14,7 @@ import falcon
 import httpx
 import pytest
 from redis.asyncio import Redis
+from tests.redis.conftest import PATIENT
 
 from tidegate import body
 from tidegate.application import create_app
@@ -38,7 +39,7 @@ async def api(redis: Redis, valkey: Any, durable: Any, issuer: Any) -> AsyncIter
         await redis.hset(keys.TIERS, document.tier.name, encode_tier(document))
     await redis.set(keys.REVISION, 1)
     urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": durable.url}
-    app = create_app(Settings.from_environment(issuer.environment | urls))
+    app = create_app(Settings.from_environment(issuer.environment | PATIENT | urls))
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
         yield client
 
@@ -48,7 +49,7 @@ async def test_a_region_on_a_cluster_counts_an_identity_in_its_shard(cluster: An
     publisher = Publisher.connect("frankfurt", cluster.url, timeout_seconds=1.0)
     await publisher.publish(tier("free", 3))
     await publisher.aclose()
-    app = create_app(Settings.from_environment(issuer.environment | urls | {"TIDEGATE_LIMITS_SHARDS": "256"}))
+    app = create_app(Settings.from_environment(issuer.environment | PATIENT | urls | {"TIDEGATE_LIMITS_SHARDS": "256"}))
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
         ready = await client.get("/readyz")
         answers = [await client.get("/v1/tiers/free", headers=bearer(issuer.mint("free"))) for _ in range(4)]
@@ -356,7 +357,7 @@ async def test_workers_that_prefer_different_identity_keys_count_as_one(
     files = [issuer.environment[names[0]], str(tmp_path / "other.key")]
     urls = {"TIDEGATE_REGION": "frankfurt", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": durable.url}
     apps = [
-        create_app(Settings.from_environment(issuer.environment | urls | dict(zip(names, order, strict=True))))
+        create_app(Settings.from_environment(issuer.environment | PATIENT | urls | dict(zip(names, order, strict=True))))
         for order in (files, files[::-1])
     ]
     async with AsyncExitStack() as stack:
