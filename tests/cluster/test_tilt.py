@@ -72,6 +72,8 @@ def test_an_edit_is_taken_up_by_the_pods_that_run(brought: Release, tilt: Tilt, 
     """By both regions' workers, as a client of the forwarded ports sees, and by the operator; none of them gets a new image."""
     with tilt.up(tmp_path / "tilt.log") as program:
         program.wait_until(lambda: is_settled(tilt.resources()), seconds=120)
+        # Tilt is content when a new pod is ready, and its predecessor goes after that.
+        brought.wait_until_ready()
         before = running(brought)
 
         edit(tilt.sources / "app/tidegate/resources/health.py", '{"status": "ok"}', '{"status": "edited"}')
