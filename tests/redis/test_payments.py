@@ -136,6 +136,15 @@ def kind(response: httpx.Response) -> str:
     return response.json()["type"].rsplit("/", 1)[1]
 
 
+async def find_no_effect(store: RedisStore, redis: Redis) -> None:
+    """As an operator who has looked for the effect of the one claim there is."""
+    journal = Journal(store, SEALER)
+    (name,) = [name.decode().rpartition("/")[2] for name in await redis.keys("*result/*")]
+    found = await journal.look_up(name)
+    assert isinstance(found.record, Claim)
+    await journal.mark_absent(name, found.record, version=found.version)
+
+
 async def end_leases(redis: Redis) -> None:
     """As time does."""
     for name in await redis.keys("*lease/*"):
@@ -527,14 +536,11 @@ async def test_a_result_sealed_under_an_unknown_key_is_refused_rather_than_run_a
 
 async def test_an_operators_finding_that_there_was_no_effect_lets_the_retry_begin(store, provider, redis):
     """IDEM-12: without asking a provider that cannot tell."""
-    headers, journal = key(), Journal(store, SEALER)
+    headers = key()
     provider.ledger.faults.append(Fault("fail"))
     async with client_of(store, provider.adapter) as api:
         await pay(api, headers)
-        (name,) = [name.decode().rpartition("/")[2] for name in await redis.keys("*result/*")]
-        found = await journal.look_up(name)
-        assert isinstance(found.record, Claim)
-        await journal.mark_absent(name, found.record, version=found.version)
+        await find_no_effect(store, redis)
 
         answer = await pay(api, headers)
 
@@ -654,14 +660,11 @@ async def test_a_declined_effect_stays_declined_when_the_handler_runs_again(stor
 
 async def test_an_operator_who_was_wrong_is_no_reason_to_charge_twice(store, provider, redis):
     """IDEM-12: the charge was on its way; the provider is asked once more."""
-    headers, journal = key(), Journal(store, SEALER)
+    headers = key()
     provider.ledger.faults.append(Fault("drop_reply"))
     async with client_of(store, provider.adapter) as api:
         await pay(api, headers)
-        (name,) = [name.decode().rpartition("/")[2] for name in await redis.keys("*result/*")]
-        found = await journal.look_up(name)
-        assert isinstance(found.record, Claim)
-        await journal.mark_absent(name, found.record, version=found.version)
+        await find_no_effect(store, redis)
 
         assert (await pay(api, headers)).status_code == 201
         assert provider.taken() == [1]
