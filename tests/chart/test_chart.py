@@ -93,7 +93,7 @@ def test_no_secret_is_plain_in_a_pod(rendered: list[Json]) -> None:
     values = [base64.b64decode(value).decode() for key, value in secret["data"].items() if key.endswith(("password", "url"))]
     specs = json.dumps([document for document in rendered if document["kind"] != "Secret"])
 
-    assert len(values) == 6
+    assert len(values) == 12
     assert not [value for value in values if value in specs]
 
 
@@ -395,7 +395,7 @@ def test_passwords_from_a_seed_are_the_same_at_every_rendering(helm: Helm) -> No
     first, second = (find(render(helm, "--set", seed), "Secret", "tidegate-redis")["data"] for _ in range(2))
 
     assert first == second
-    assert len({value for key, value in first.items() if key.endswith(".password")}) == 3
+    assert len({value for key, value in first.items() if key.endswith(".password")}) == 7
 
 
 def test_another_seed_restarts_every_pod(helm: Helm) -> None:

@@ -7,5 +7,5 @@ from redis import Redis
 from tidegate.contract import keys
 
 with Redis.from_url(os.environ["TIDEGATE_REDIS_URL"], socket_timeout=5) as regional:
-    names = sorted(name.decode() for name in regional.hkeys(keys.TIERS))
+    names = sorted(name.decode() for name in regional.hgetall(keys.TIERS))
     print(int(regional.get(keys.REVISION)), *names)

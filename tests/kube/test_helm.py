@@ -17,7 +17,7 @@ import pytest
 import yaml
 from redis import Redis
 from tests.conftest import Valkey
-from tests.kube.chart import RELEASE, ROOT, Helm
+from tests.kube.chart import KEPT, RELEASE, ROOT, Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, kubectl_for
 from tests.kube.processes import eventually
 from tests.kube.stage import operator, watchers
@@ -90,6 +90,9 @@ def strategy(helm: Helm, kubectl: Kubectl) -> Json:
     return dict(json.loads(found)["spec"]["strategy"])
 
 
+OF_A_REGION_WITH_USERS = ("api.password", "conf", "operator.password", "support.password", "support.url", "url")
+
+
 def test_an_upgrade_keeps_every_generated_secret(helm: Helm, kubectl: Kubectl) -> None:
     """New keys would forget every customer's usage and results, and new passwords would lock the workers out."""
     helm.install()
@@ -102,6 +105,18 @@ def test_an_upgrade_keeps_every_generated_secret(helm: Helm, kubectl: Kubectl) -
     assert replicas.split().count("3") == 3
     assert sorted(before) == ["tidegate-cache", "tidegate-keys", "tidegate-redis"]
     assert all(after[name].items() >= made_once(values).items() for name, values in before.items())
+
+
+def test_an_upgrade_leaves_servers_with_one_password_as_they_are_and_gives_a_new_region_users(helm: Helm, kubectl: Kubectl) -> None:
+    """They read their users at the start alone, and a region's Redis that is restarted has forgotten what customers used."""
+    helm.install(chart=KEPT)
+    before = secrets(kubectl, helm)["tidegate-redis"]
+
+    helm.upgrade("--set-json", 'regions=[{"name":"frankfurt"},{"name":"dublin"},{"name":"oslo"}]')
+
+    after = secrets(kubectl, helm)["tidegate-redis"]
+    assert after.items() >= made_once(before).items()
+    assert sorted(after.keys() - before.keys()) == [f"oslo.{name}" for name in OF_A_REGION_WITH_USERS]
 
 
 def made_once(values: dict[str, str]) -> dict[str, str]:

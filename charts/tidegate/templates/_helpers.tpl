@@ -241,9 +241,11 @@ typed_config:
 {{ if $seed }}{{ printf "%s/%s" $seed (index . 2) | sha256sum | trunc 43 }}{{ else }}{{ include "tidegate.keptOrRandom" (list (index . 1) (printf "%s.password" (index . 2))) }}{{ end }}
 {{- end }}
 
-{{/* Restarts the pods when the passwords change. Cut short: a whole checksum would let a guessed seed be checked by whoever may see pods. */}}
+{{/*
+Restarts the pods when the passwords, or the users of a seed, change. Cut short: a whole checksum would let a guessed seed be checked by whoever may see pods.
+*/}}
 {{- define "tidegate.passwordsChecksum" -}}
-checksum/passwords: {{ .Values.redis.passwordSeed | sha256sum | trunc 8 | quote }}
+checksum/passwords: {{ and .Values.redis.passwordSeed (printf "%s/users" .Values.redis.passwordSeed) | sha256sum | trunc 8 | quote }}
 {{- end }}
 
 {{/* A peer: the pods of a component of this release. Call with (dict "root" $ "component" "api" "region" "frankfurt"). */}}
