@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from tidegate.contract import keys
 from tidegate.contract.codec import decode_tier
@@ -16,7 +18,8 @@ with Redis.from_url(os.environ["TIDEGATE_REDIS_URL"], socket_timeout=5) as regio
     document = decode_tier(tier, regional.hget(keys.TIERS, tier))
 secret = read_secret(Path(os.environ["TIDEGATE_LANE_KEY_FILE"]))
 url = lane_url(document.lane, region=os.environ["TIDEGATE_REGION"], password=lane_password(secret, document))
-with Redis.from_url(url, socket_timeout=5) as lane:
+# Nodes hear of a new lane, and of who may reach it, a moment after it is ready: ten seconds at most are waited for it.
+with Redis.from_url(url, socket_timeout=5, retry=Retry(ConstantBackoff(0.1), 100)) as lane:
     for number in range(mebibytes * 16):
         lane.hset(f"tg:1:cache:flood-{number}", "entry", os.urandom(65536))
     print(sum(lane.hlen(f"tg:1:cache:flood-{number}") for number in range(mebibytes * 16)))
