@@ -112,6 +112,8 @@ def worker_environment(folder: Path, valkey: Valkey, store: Valkey, signer: Keys
         "TIDEGATE_RESULT_KEY_FILE": str(signer.result),
         "TIDEGATE_DEFAULT_TIER": DEFAULT_TIER,
         "TIDEGATE_DRAIN_SECONDS": "0",
+        # A busy machine is late, and must not have a region's Redis count as lost.
+        "TIDEGATE_DECISION_TIMEOUT_SECONDS": "1",
     }
 
 

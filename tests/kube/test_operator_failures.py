@@ -39,11 +39,12 @@ def test_a_lost_region_holds_up_no_other_and_catches_up(running: Program, watche
     frankfurt.valkey.start()
     everywhere(regions, "partial", 90)
     eventually(lambda: watched.is_ready("partial"), seconds=10)
+    # A busy worker may go on saying for a while that it does not decide limits.
+    eventually(lambda: condition(watched.read("partial"), "Degraded")["status"] == "False", seconds=10)
 
     assert lost["status"]["activeGeneration"] == 1
     assert condition(lost, "Ready")["reason"] == "RegionUnreachable"
     assert condition(lost, "Degraded")["status"] == "True"
-    assert condition(watched.read("partial"), "Degraded")["status"] == "False"
 
 
 def states(tier: Json) -> dict[str, str]:
