@@ -1,5 +1,6 @@
 """The API put together: `create_app` is the only place that wires rooms, and holds the order of middleware and the route table."""
 
+import asyncio
 import os
 import secrets
 import socket
@@ -108,8 +109,7 @@ class Adapters:
         self.metrics.show()
         draining.at_end(self.seats.stop)
         await self.tiers.start()
-        await self.limiter.start()
-        await self.store_health.start()
+        await asyncio.gather(self.limiter.start(), self.store_health.start())
 
     async def process_shutdown(self, scope: object, event: object) -> None:
         """Close everything, after the last request has been answered."""

@@ -414,7 +414,26 @@ async def test_the_first_decision_of_a_worker_finds_a_connection(redis: Redis, s
         await cold.decide(("t",), held, ONE)
 
 
-async def test_a_redis_that_is_away_stops_no_start(port: int):
+async def test_a_worker_that_starts_waits_for_its_redis_to_let_it_through(redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    """As in a network that lets a new pod through only when policies have reached all nodes."""
+    limiter, refused = RedisLimiter(redis), [False, False]
+    connect = limiter._channel.open
+
+    async def let_through_at_last() -> bool:
+        return refused.pop() if refused else await connect()
+
+    monkeypatch.setattr(limiter._channel, "open", let_through_at_last)
+    monkeypatch.setattr("tidegate.limits.redis.RETRY_SECONDS", 0.001)
+    before = (await redis.info("stats"))["total_connections_received"]
+
+    await limiter.start()
+
+    assert refused == []
+    assert (await redis.info("stats"))["total_connections_received"] == before + 1
+
+
+async def test_a_redis_that_is_away_stops_no_start(port: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tidegate.limits.redis.START_SECONDS", 0.05)
     async with Redis(port=port, retry=None) as nobody:
         limiter = RedisLimiter(nobody)
 

@@ -26,7 +26,8 @@ class Checked:
 
 async def after(eventually: Callable, monkeypatch: pytest.MonkeyPatch, *results: Exception | None) -> tuple[bool, list[str]]:
     """Whether the store is usable after these checks, and what was logged."""
-    monkeypatch.setattr(health, "CHECK_SECONDS", 0.001)
+    for name, seconds in {"CHECK_SECONDS": 0.001, "RETRY_SECONDS": 0.001, "START_SECONDS": 0.01}.items():
+        monkeypatch.setattr(health, name, seconds)
     store = Checked(*results)
     watch = StoreHealth(store)  # type: ignore[arg-type]  # only checks are asked for
     with capture_logs() as logs:
@@ -65,3 +66,15 @@ async def test_a_store_that_loses_results_is_told_once(eventually, monkeypatch):
     _, levels = await after(eventually, monkeypatch, StoreMisconfiguredError("loses"))
 
     assert levels == ["error"]
+
+
+async def test_a_worker_that_starts_waits_until_the_store_answers(monkeypatch):
+    """A network that lets a new pod through a moment later costs no request."""
+    monkeypatch.setattr(health, "RETRY_SECONDS", 0.001)
+    store = Checked(StoreUnavailableError("refused"), StoreUnavailableError("refused"), None)
+    watch = StoreHealth(store)  # type: ignore[arg-type]  # only checks are asked for
+
+    await watch.start()
+
+    assert store.checks == 3
+    await watch.stop()

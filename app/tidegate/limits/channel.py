@@ -54,9 +54,10 @@ class ScriptChannel(asyncio.Protocol):
             self._send(self._transport, b"EVALSHA", self._sha, call)
         return reply
 
-    async def open(self) -> None:
-        """Connect before the first call does. A server that is away is no error: that call tries again."""
+    async def open(self) -> bool:
+        """Connect before the first call does, and say whether that was possible: if not, that call tries again."""
         await asyncio.wait([self._begin_to_connect()])
+        return self._transport is not None
 
     def drop(self) -> None:
         """End the connection: the next call makes another one."""

@@ -25,8 +25,9 @@ class ClusterChannel:
         call.add_done_callback(self._calls.pop)
         return reply
 
-    async def open(self) -> None:
+    async def open(self) -> bool:
         """Nothing: its `Cluster` has connected for the tiers, which are there first."""
+        return True
 
     def drop(self) -> None:
         """Nothing: a connection that hangs is given up by its own deadline."""

@@ -28,6 +28,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 GRACE_SECONDS = 0.005
 """Added to an overdue decision's time: if this worker stood still, the answer is here, but not read yet."""
+START_SECONDS, RETRY_SECONDS = 2.0, 0.2
+"""How long a start waits for a connection, and between tries: a network may let a pod through only when its policies know it."""
 LOOK = Amounts(response_bytes=0)
 
 Caller = asyncio.Future[Decision]
@@ -80,8 +82,15 @@ class RedisLimiter:
         return await self._submit(tids, policy_of(tier), LOOK)
 
     async def start(self) -> None:
-        """Connect, which takes longer than a decision may: a worker that has just come does not know its share without Redis yet."""
-        await self._channel.open()
+        """Connect, which takes longer than a decision may: a worker that has just come does not know its share without Redis yet.
+
+        A Redis that is away does not stop a start.
+        """
+        give_up_at = time.monotonic() + START_SECONDS
+        while not await self._channel.open():
+            if time.monotonic() > give_up_at:
+                break
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def aclose(self) -> None:
         """Fail whoever waits, and end what is under way; the client stays open."""

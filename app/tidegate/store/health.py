@@ -1,7 +1,7 @@
 """Watches whether the consistent store may be trusted with mutations (IDEM-18); started by `application.py`, asked by `/readyz`."""
 
 import asyncio
-from contextlib import suppress
+import time
 
 import structlog
 
@@ -12,6 +12,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 CHECK_SECONDS = 5.0
 """A misconfiguration comes with a deployment, not between two requests."""
+START_SECONDS, RETRY_SECONDS = 2.0, 0.2
+"""How long a start waits for an answer, and between tries: a network may let a pod through only when its policies know it."""
 
 
 class StoreHealth:
@@ -28,7 +30,12 @@ class StoreHealth:
         self.is_usable = True
 
     async def start(self) -> None:
-        """Begin to watch."""
+        """Connect, as far as the store can be reached soon, and begin to watch. A store that is away does not stop a start."""
+        give_up_at = time.monotonic() + START_SECONDS
+        while not await self._check():
+            if time.monotonic() > give_up_at:
+                break
+            await asyncio.sleep(RETRY_SECONDS)
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -40,16 +47,19 @@ class StoreHealth:
 
     async def _watch(self) -> None:
         while not self._stopping.is_set():
-            await self._check()
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(CHECK_SECONDS):
                     await self._stopping.wait()
+            except TimeoutError:
+                await self._check()
 
-    async def _check(self) -> None:
+    async def _check(self) -> bool:
+        """Whether the store answered."""
         try:
             await self._store.check()
         except StoreUnavailableError as ex:
             log.warning("the consistent store does not answer; mutations are refused", reason=str(ex))
+            return False
         except StoreMisconfiguredError as ex:
             if self.is_usable:
                 log.error("the consistent store could lose results; this worker is not ready", reason=str(ex))
@@ -61,3 +71,4 @@ class StoreHealth:
             log.exception("checking the consistent store failed unexpectedly")
         else:
             self.is_usable = True
+        return True
