@@ -84,9 +84,11 @@ def test_a_zone_of_a_region_wins_over_a_node_selector(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize(("component", "own"), [("api", "TIDEGATE_REGION"), ("operator", "TIDEGATE_OPERATOR_NAMESPACE")])
-def test_variables_and_volumes_are_added_to_those_of_the_chart(helm: Helm, component: str, own: str) -> None:
+def test_variables_containers_and_volumes_are_added_to_those_of_the_chart(helm: Helm, component: str, own: str) -> None:
     given = {
         "extraEnv": [{"name": "EXTRA", "value": "1"}],
+        "extraEnvFrom": [{"secretRef": {"name": "mine"}}],
+        "extraContainers": [{"name": "beside", "image": "beside:1"}],
         "extraVolumes": [{"name": "authority", "configMap": {"name": "authority"}}],
         "extraVolumeMounts": [{"name": "authority", "mountPath": "/etc/authority"}],
     }
@@ -96,6 +98,8 @@ def test_variables_and_volumes_are_added_to_those_of_the_chart(helm: Helm, compo
 
     assert given["extraEnv"][0] in spec["containers"][0]["env"]
     assert own in [variable["name"] for variable in spec["containers"][0]["env"]]
+    assert spec["containers"][0]["envFrom"] == given["extraEnvFrom"]
+    assert spec["containers"][1:] == given["extraContainers"]
     assert given["extraVolumes"][0] in spec["volumes"]
     assert given["extraVolumeMounts"][0] in spec["containers"][0]["volumeMounts"]
 
@@ -112,6 +116,7 @@ def test_variables_and_volumes_are_added_to_those_of_the_chart(helm: Helm, compo
             "operator.extraVolumeMounts: /tmp is there twice",
         ),
         ("operator", {"extraEnv": [{"name": "POD_ID", "value": "me"}]}, "operator.extraEnv: POD_ID is there twice"),
+        ("api", {"extraContainers": [{"name": "api", "image": "other:1"}]}, "api.extraContainers: api is there twice"),
     ],
 )
 def test_what_the_chart_sets_itself_is_refused_with_its_name(helm: Helm, component: str, given: Json, said: str) -> None:
@@ -189,3 +194,13 @@ def test_former_versions_are_kept_as_told(helm: Helm) -> None:
     documents = render(helm, "--set", "revisionHistoryLimit=2")
 
     assert [document["spec"]["revisionHistoryLimit"] for document in documents if document["kind"] == "Deployment"] == [2, 2, 2]
+
+
+def test_a_platform_that_chooses_accounts_is_given_none(helm: Helm) -> None:
+    """OpenShift refuses pods whose users it has not chosen; they must not be root all the same."""
+    options = [f"podSecurityContext.{name}=null" for name in ("runAsUser", "runAsGroup", "fsGroup")]
+    documents = render(helm, "--set", ",".join(options), "--set", "edge.enabled=true")
+    found = [template["spec"]["securityContext"] for template in templates(documents)]
+
+    assert len(found) > 8
+    assert all(context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}} for context in found)

@@ -311,10 +311,10 @@ from:
 
 {{- define "tidegate.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
 seccompProfile: {type: RuntimeDefault}
+{{- with .Values.podSecurityContext }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "tidegate.containerSecurity" -}}
