@@ -31,6 +31,8 @@ NOWHERE = {"name": "nowhere", "url": "http://tidegate-api-nowhere.nowhere.svc.cl
 PURCHASES = "/v1/credits/purchases"
 # So long the traffic goes on, to meet what it is to meet.
 MET_SECONDS = 3
+# So soon a Redis has its log on disk.
+WRITTEN_SECONDS = 2
 KEYS = ("identity", "idempotency", "result", "lane")
 
 
@@ -101,6 +103,7 @@ def values(own: str, other: str) -> tuple[str, ...]:
     """What a release of one cluster is installed with."""
     peers = [NOWHERE, {"name": other, "url": f"http://tidegate-api-{other}.{other}.svc.cluster.local"}]
     settings = "keys.existingSecret=keys,store.existingSecret=store,crds.enabled=false,edge.enabled=true,api.workers=1"
+    settings += ",redis.persistence.enabled=true,redis.resources.limits.memory=320Mi"
     regions, named = json.dumps([{"name": own}]), json.dumps(peers)
     return "--set", settings, "--set-json", f"regions={regions}", "--set-json", f"edge.peers={named}"
 
@@ -142,6 +145,22 @@ def unread(release: Release, order: Json, key: str, *, tenant: str) -> Iterator[
 def balance(customer: Client) -> int:
     """What a customer has bought."""
     return int(customer.get("/v1/credits").json()["balance"])
+
+
+def test_what_customers_have_used_outlives_a_redis_that_is_kept_on_a_volume(clusters: tuple[Release, Release]) -> None:
+    """Its pod is killed like one whose node has no more memory, a second after the last request."""
+    here, _ = clusters
+    with here.region(FRANKFURT, "free", tenant="counted") as customer:
+        answers = [customer.get("/v1/credits").status for _ in range(5)]
+    written_by = time.monotonic() + WRITTEN_SECONDS
+    eventually(lambda: time.monotonic() > written_by, seconds=5)
+    (redis,) = here.pods("redis")
+    here.kubectl("delete", "pod", redis["metadata"]["name"], "--grace-period=0", "--force")
+    here.wait_until_ready()
+
+    assert answers == [200] * 5
+    assert here.used(FRANKFURT, "free", tenant="counted") == [5]
+    assert here.pods("redis")[0]["metadata"]["uid"] != redis["metadata"]["uid"]
 
 
 def test_an_operator_touches_the_tiers_of_its_own_cluster_alone(clusters: tuple[Release, Release]) -> None:

@@ -324,6 +324,18 @@ def test_other_volumes_of_the_store_are_refused_before_anything_changes(helm: He
     helm.upgrade("--set", f"{store},store.size=1024Mi")
 
 
+def test_other_volumes_of_the_regions_are_refused_before_anything_changes(helm: Helm) -> None:
+    """Also none where there were some, and some where there was none; a region that is new is free to have what the others have."""
+    kept = "redis.persistence.enabled=true,redis.resources.limits.memory=320Mi"
+    helm.install("--set", kept)
+
+    assert "redis.persistence.enabled: tidegate-redis-frankfurt was made otherwise" in helm.refusal()
+    assert "redis.persistence.size: the volumes of this release were made with 1Gi" in helm.refusal(
+        "--set", f"{kept},redis.persistence.size=2Gi"
+    )
+    helm.upgrade("--set", kept, "--set-json", 'regions=[{"name":"frankfurt"},{"name":"dublin"},{"name":"oslo"}]')
+
+
 def test_a_rotation_without_its_other_key_is_refused_with_the_name_of_the_key(helm: Helm) -> None:
     """Each pod that is made anew would end for want of that file."""
     helm.install()

@@ -212,6 +212,33 @@ typed_config:
 {{ include "tidegate.bytes" .Values.store.size }}
 {{- end }}
 
+{{/* The one volume of each pod of a StatefulSet. Call with values that have size and storageClassName. */}}
+{{- define "tidegate.volumeClaims" -}}
+- metadata:
+    name: data
+  spec:
+    accessModes: [ReadWriteOnce]
+    {{- with .storageClassName }}
+    storageClassName: {{ . | quote }}
+    {{- end }}
+    resources:
+      requests: {storage: {{ .size }}}
+{{- end }}
+
+{{/* Refuses other volumes than a StatefulSet was made with. Call with (list "store" $claims $values). */}}
+{{- define "tidegate.requireVolumes" -}}
+{{- $path := index . 0 }}{{ $values := index . 2 }}
+{{- range index . 1 }}
+{{- $size := .spec.resources.requests.storage }}{{ $class := .spec.storageClassName | default "" }}
+{{- if ne (include "tidegate.bytes" $size) (include "tidegate.bytes" $values.size) }}
+{{- fail (printf "%s.size: the volumes of this release were made with %s, and a cluster changes no volume of a StatefulSet: keep it, and to grow them resize the PersistentVolumeClaims" $path $size) }}
+{{- end }}
+{{- if and $values.storageClassName (ne $class $values.storageClassName) }}
+{{- fail (printf "%s.storageClassName: the volumes of this release were made with class %q, and a cluster changes no volume of a StatefulSet: keep it" $path $class) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Refuses a Secret that is there and lacks a key. Call with (list $ "keys.existingSecret" $name (list "identity.key")). */}}
 {{- define "tidegate.requireKeys" -}}
 {{- $value := index . 1 }}{{ $name := index . 2 -}}
