@@ -59,9 +59,9 @@ class LaneOrder:
         return {LANE: self.name}
 
     def objects(self) -> tuple[Manifest, ...]:
-        """All of it, in the order in which it is changed: the pod comes last, as its server reads the Secret once."""
+        """All of it, in the order of a change: nobody connects before the policy is there, and a server reads the Secret once."""
         users = _users(lane_password(self.secret, self.document))
-        return (self._secret(users), self._network_policy(), self._service(), self._stateful_set(users))
+        return (self._network_policy(), self._service(), self._secret(users), self._stateful_set(users))
 
     def _secret(self, users: str) -> Manifest:
         return self._object("v1", "Secret") | {"type": "Opaque", "data": {"valkey.conf": b64encode(users.encode()).decode()}}

@@ -92,7 +92,7 @@ class Lanes:
         return Upkeep(lanes, all(are_gone) and all(state.state != FAILED for state in states))
 
     async def _apply(self, order: LaneOrder) -> LaneState:
-        objects = order.objects()
+        *others, stateful_set = objects = order.objects()
         digest = hashlib.sha256(json.dumps(objects).encode()).hexdigest()
         if self._is_as_applied(order.name, digest):
             return self._seen[order.name].state
@@ -101,7 +101,7 @@ class Lanes:
         try:
             # A new lane begins with its StatefulSet, by which another operator knows of it, should this one end half-way: its pod waits for
             # the Secret, which comes last then.
-            answers = [await self._put(order.name, manifest) for manifest in (objects if is_there else objects[::-1])]
+            answers = [await self._put(order.name, manifest) for manifest in (objects if is_there else (stateful_set, *others))]
         except ApiError as ex:
             log.warning("cache lane not made, trying again", tier=order.document.tier.name, region=order.region, cause=str(ex))
             return LaneState(FAILED, f"It cannot be made: {ex}"[:1024])

@@ -236,9 +236,9 @@ def test_a_restarted_operator_changes_nothing_of_a_lane_that_is_right(running: P
     ("resource", "made"),
     [
         ("statefulsets", set()),
-        ("services", {"StatefulSet"}),
-        ("networkpolicies", {"StatefulSet", "Service"}),
-        ("secrets", {"StatefulSet", "Service", "NetworkPolicy"}),
+        ("networkpolicies", {"StatefulSet"}),
+        ("services", {"StatefulSet", "NetworkPolicy"}),
+        ("secrets", {"StatefulSet", "NetworkPolicy", "Service"}),
     ],
 )
 def test_what_an_operator_made_of_a_lane_before_it_died_is_removed_by_the_next_if_nobody_wants_it_any_more(

@@ -65,7 +65,7 @@ def test_the_published_address_leads_to_the_service_in_every_region(name: str, u
     tier = document(name, uid)
     address = lane_address(site(region), tier)
 
-    assert lane_url(address, region=region) == f"redis://tidegate-lane@{order(tier, region).objects()[2]['metadata']['name']}:6379"
+    assert lane_url(address, region=region) == f"redis://tidegate-lane@{order(tier, region).objects()[1]['metadata']['name']}:6379"
     assert "{region}" in address
 
 
@@ -78,7 +78,7 @@ def test_everything_belongs_to_the_tier():
 
 
 def test_the_pod_comes_after_what_it_reads_and_who_may_connect():
-    assert [manifest["kind"] for manifest in order().objects()] == ["Secret", "NetworkPolicy", "Service", "StatefulSet"]
+    assert [manifest["kind"] for manifest in order().objects()] == ["NetworkPolicy", "Service", "Secret", "StatefulSet"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_objects_hold_a_hash_of_the_password_alone():
     """Workers derive it, and need no Secret of the lane's."""
     wanted = order()
     password = lane_password(SECRET, wanted.document)
-    users = base64.b64decode(wanted.objects()[0]["data"]["valkey.conf"]).decode()
+    users = base64.b64decode(wanted.objects()[2]["data"]["valkey.conf"]).decode()
 
     assert password not in f"{wanted.objects()}{users}"
     assert f"user tidegate-lane reset on #{hashlib.sha256(password.encode()).hexdigest()} ~tg:1:cache:* " in users

@@ -63,8 +63,8 @@ def tier(memory: str = "16Mi", generation: int = 1) -> DesiredTier:
     return desired_tier("own", "uid", generation, {"windows": [{"name": "minute", "limit": 1, "period": "1m"}], "cache": cache})
 
 
-APPLIED = ["apply secrets", "apply networkpolicies", "apply services", "apply statefulsets"]
-MADE = APPLIED[::-1]
+APPLIED = ["apply networkpolicies", "apply services", "apply secrets", "apply statefulsets"]
+MADE = [APPLIED[-1], *APPLIED[:-1]]
 REMOVED = ["delete services", "delete networkpolicies", "delete secrets", "delete statefulsets"]
 
 
