@@ -329,7 +329,9 @@ def test_other_volumes_of_the_regions_are_refused_before_anything_changes(helm: 
     kept = "redis.persistence.enabled=true,redis.resources.limits.memory=320Mi"
     helm.install("--set", kept)
 
-    assert "redis.persistence.enabled: tidegate-redis-frankfurt was made otherwise" in helm.refusal()
+    assert "redis.persistence.enabled: tidegate-redis-frankfurt was made otherwise" in helm.refusal(
+        "--set", "redis.persistence.enabled=false"
+    )
     assert "redis.persistence.size: the volumes of this release were made with 1Gi" in helm.refusal(
         "--set", f"{kept},redis.persistence.size=2Gi"
     )

@@ -212,17 +212,18 @@ typed_config:
 {{ include "tidegate.bytes" .Values.store.size }}
 {{- end }}
 
-{{/* The one volume of each pod of a StatefulSet. Call with values that have size and storageClassName. */}}
+{{/* The one volume of each pod of a StatefulSet. Call with (list $ .Values.store). */}}
 {{- define "tidegate.volumeClaims" -}}
+{{- $values := index . 1 -}}
 - metadata:
     name: data
   spec:
     accessModes: [ReadWriteOnce]
-    {{- with .storageClassName }}
+    {{- with $values.storageClassName }}
     storageClassName: {{ . | quote }}
     {{- end }}
     resources:
-      requests: {storage: {{ .size }}}
+      requests: {storage: {{ $values.size }}}
 {{- end }}
 
 {{/* Refuses other volumes than a StatefulSet was made with. Call with (list "store" $claims $values). */}}
@@ -339,8 +340,10 @@ from:
 {{- define "tidegate.podSecurity" -}}
 runAsNonRoot: true
 seccompProfile: {type: RuntimeDefault}
-{{- with .Values.podSecurityContext }}
-{{ toYaml . }}
+{{- with int .Values.runAsUser }}
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
 {{- end }}
 {{- end }}
 
