@@ -15,7 +15,7 @@ from tidegate.settings import read_secret
 
 tier, mebibytes = sys.argv[1], int(sys.argv[2])
 with Redis.from_url(os.environ["TIDEGATE_REDIS_URL"], socket_timeout=5) as regional:
-    document = decode_tier(tier, regional.hget(keys.TIERS, tier))
+    document = decode_tier(tier, regional.hgetall(keys.TIERS)[tier.encode()])
 secret = read_secret(Path(os.environ["TIDEGATE_LANE_KEY_FILE"]))
 url = lane_url(document.lane, region=os.environ["TIDEGATE_REGION"], password=lane_password(secret, document))
 # Nodes hear of a new lane, and of who may reach it, a moment after it is ready: ten seconds at most are waited for it.
