@@ -19,6 +19,8 @@ from tidegate.contract.errors import TidegateError
 TIMEOUT_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 """An earlier test may have used the token's quota up: so long is waited for it."""
+REACH_SECONDS, RETRY_SECONDS = 5.0, 0.2
+"""How long an address is tried: a network that holds to policies lets a new pod through a moment after its start."""
 MOST_REQUESTS = 1000
 """To meet a limit; a tier that allows more is for another token."""
 PATH, PURCHASES = "/v1/credits", "/v1/credits/purchases"
@@ -89,9 +91,20 @@ def _expect(is_so: bool, what: str, answer: Answer) -> None:
         raise SmokeError(f"expected: {what}; heard: {answer.status} {answer.body[:300].decode(errors='replace')}")
 
 
+def _reach(customer: Customer, url: str) -> Answer:
+    deadline = time.monotonic() + REACH_SECONDS
+    while True:
+        try:
+            return customer.ask(url)
+        except SmokeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
+
+
 def _is_up(url: str) -> None:
     nobody = Customer()
-    answer = nobody.ask(f"{url}/readyz")
+    answer = _reach(nobody, f"{url}/readyz")
     _expect(answer.status == 200, f"{url} is ready", answer)
     answer = nobody.ask(f"{url}/v1/usage")
     _expect(answer.status == 401 and answer.is_problem, f"401 and a problem from {url} without a token", answer)

@@ -11,6 +11,7 @@ from tests.cluster.reach import Reach, Reached, start_stranger
 from tests.cluster.release import Release
 from tests.kube.chart import ROOT
 from tests.kube.control_plane import ControlPlane
+from tests.kube.processes import eventually
 from tests.kube.tiers import limited
 
 TIER = "walled"
@@ -91,9 +92,14 @@ def test_whoever_tries_it_as_documented_is_refused(reach: Reach) -> None:
     text = (ROOT / "docs/deploy/one-cluster.md").read_text()
     command = re.findall(r"^kubectl run stranger(?:.*\\\n)*.*$", text, re.MULTILINE)
 
-    tried = subprocess.run(["bash", "-c", *command], capture_output=True, text=True, timeout=60, env=terminal(reach.release), check=False)
+    def says_refused() -> bool:
+        tried = subprocess.run(
+            ["bash", "-c", *command], capture_output=True, text=True, timeout=60, env=terminal(reach.release), check=False
+        )
+        return "ConnectionRefusedError" in tried.stdout + tried.stderr
 
-    assert "ConnectionRefusedError" in tried.stdout + tried.stderr
+    # Of a pod that ends before kubectl is attached, nothing is shown.
+    eventually(says_refused, seconds=120)
 
 
 def test_without_policies_everybody_reaches_everything_and_with_them_again_not(reach: Reach) -> None:
@@ -119,9 +125,11 @@ def test_an_api_that_is_for_one_namespace_is_reached_from_there_and_by_its_own_t
     release.helm.upgrade("--reset-then-reuse-values", "--set-json", f"networkPolicy.ingressFrom={MONITORING}")
     wanted = allowed(reach) | {caller: OPEN - {"API of dublin"} for caller in ("stranger", "elsewhere")}
 
-    found = Reach(release, reach.callers, targets(release)).settled(wanted)
-    tested = release.helm.test()
+    try:
+        found = Reach(release, reach.callers, targets(release)).settled(wanted)
+        tested = release.helm.test()
+    finally:
+        release.helm.upgrade("--reset-then-reuse-values", "--set-json", "networkPolicy.ingressFrom=[]")
 
-    release.helm.upgrade("--reset-then-reuse-values", "--set-json", "networkPolicy.ingressFrom=[]")
     assert found == wanted
     assert "http://tidegate:80 is ready" in tested

@@ -1,5 +1,6 @@
 """`python -m tidegate.smoke`, as `helm test` runs it, against a whole worker."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,19 @@ def test_without_a_token_what_needs_none_is_asked(ask: Callable[..., Asked], url
         f"ok  {url} is ready, and refuses who has no token",
         "--  no tier, purchase or limit: there is no token",
     ]
+
+
+async def test_an_address_that_lets_the_test_through_late_is_waited_for(
+    ask: Callable[..., Asked], start: Start, port: int, redis: Redis, durable: Any
+) -> None:
+    """As a network that holds to policies does with a new pod."""
+    await publish_pro(redis)
+    asking = asyncio.create_task(asyncio.to_thread(ask, f"http://127.0.0.1:{port}"))
+    start(TIDEGATE_STORE_URL=durable.url)
+
+    done = await asking
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_token_that_is_not_taken_fails_the_test_and_is_not_shown(ask: Callable[..., Asked], url: str) -> None:
