@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 """An earlier test may have used the token's quota up: so long is waited for it."""
 REACH_SECONDS, RETRY_SECONDS = 5.0, 0.2
-"""How long an address is tried: a network that holds to policies lets a new pod through a moment after its start."""
+"""How long a refused connection is tried again: a network with policies lets a new pod through a moment late, node by node."""
 MOST_REQUESTS = 1000
 """To meet a limit; a tier that allows more is for another token."""
 PATH, PURCHASES = "/v1/credits", "/v1/credits/purchases"
@@ -62,14 +62,19 @@ class Customer:
         """
         data = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(url, data, {**self._fields, **(fields or {})})  # noqa: S310 - of the command line's scheme
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as found:  # noqa: S310
-                return _answer(found)
-        except urllib.error.HTTPError as ex:
-            with ex:
-                return _answer(ex)
-        except (OSError, HTTPException) as ex:
-            raise SmokeError(f"{url}: no answer: {ex}") from ex
+        give_up_at = time.monotonic() + REACH_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as found:  # noqa: S310
+                    return _answer(found)
+            except urllib.error.HTTPError as ex:
+                with ex:
+                    return _answer(ex)
+            except (OSError, HTTPException) as ex:
+                is_refused = isinstance(getattr(ex, "reason", None), ConnectionRefusedError)
+                if not is_refused or time.monotonic() > give_up_at:
+                    raise SmokeError(f"{url}: no answer: {ex}") from ex
+            time.sleep(RETRY_SECONDS)
 
     def buy(self, url: str, key: str) -> Answer:
         """A purchase of one cent under an idempotency key; waits while the quota is used up."""
@@ -91,20 +96,9 @@ def _expect(is_so: bool, what: str, answer: Answer) -> None:
         raise SmokeError(f"expected: {what}; heard: {answer.status} {answer.body[:300].decode(errors='replace')}")
 
 
-def _reach(customer: Customer, url: str) -> Answer:
-    deadline = time.monotonic() + REACH_SECONDS
-    while True:
-        try:
-            return customer.ask(url)
-        except SmokeError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(RETRY_SECONDS)
-
-
 def _is_up(url: str) -> None:
     nobody = Customer()
-    answer = _reach(nobody, f"{url}/readyz")
+    answer = nobody.ask(f"{url}/readyz")
     _expect(answer.status == 200, f"{url} is ready", answer)
     answer = nobody.ask(f"{url}/v1/usage")
     _expect(answer.status == 401 and answer.is_problem, f"401 and a problem from {url} without a token", answer)
