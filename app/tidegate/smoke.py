@@ -55,7 +55,7 @@ class Customer:
         self._fields = {"Authorization": f"Bearer {token}"} if token else {}
 
     def ask(self, url: str, fields: Mapping[str, str] | None = None, content: object = None) -> Answer:
-        """GET, or POST where there is `content`, which is sent as JSON.
+        """GET, or POST where there is `content`, which is sent as JSON; tried again where the connection is refused, as nothing was sent.
 
         Raises:
             SmokeError: There was no answer.

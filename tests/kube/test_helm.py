@@ -192,6 +192,16 @@ def test_a_deployment_goes_as_documented(helm: Helm, kubectl: Kubectl, terminal:
     assert {name.rpartition("/")[2] for name in names} >= {"tidegate-operator", "tidegate-api-frankfurt", "enterprise", "free", "pro"}
 
 
+def test_servers_with_one_password_change_over_to_users_as_documented(helm: Helm, kubectl: Kubectl, terminal: Terminal) -> None:
+    """But for the restart of all pods, for there are none."""
+    helm.install(chart=KEPT)
+    (step,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/redis.md").read_text(), re.DOTALL | re.MULTILINE)
+
+    terminal.run(step.replace("namespace tidegate", f"namespace {helm.namespace}"))
+
+    assert secrets(kubectl, helm)["tidegate-redis"].keys() >= {f"dublin.{name}" for name in OF_A_REGION_WITH_USERS}
+
+
 def test_two_installations_share_no_secret(helm: Helm, kubectl: Kubectl) -> None:
     """What is generated is random, and long enough."""
     helm.install()
