@@ -56,14 +56,16 @@ class TierApi:
         """Write a tier's whole status; an object that is gone meanwhile is no error.
 
         Raises:
-            ReportError: The API server failed or refused.
+            ReportError: The API server failed or refused, or another object has the name by now.
         """
-        # The uid keeps a late write away from a new object of the same name.
-        body = {"metadata": {"uid": tier.uid}, "status": status}
+        # A uid that is only sent along is overlooked where a status is written, so the server is told to look at it.
+        own = {"op": "test", "path": "/metadata/uid", "value": tier.uid}
         try:
-            await self._kubernetes.merge(f"{GROUP}/{VERSION}", f"{PLURAL}/{tier.name}/status", body)
+            await self._kubernetes.patch(
+                f"{GROUP}/{VERSION}", f"{PLURAL}/{tier.name}/status", [own, {"op": "add", "path": "/status", "value": status}]
+            )
         except ApiError as ex:
-            if ex.status not in (404, 409):
+            if ex.status != 404:
                 raise ReportError(str(ex)) from ex
 
     def read(self, body: Mapping[str, Any]) -> DesiredTier:

@@ -4,7 +4,7 @@ The client logs in with the function that kopf logs in with.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ssl import SSLContext
 from typing import Any, Protocol
 
@@ -78,6 +78,10 @@ class KubernetesApi:
         """Patch the object at `path`, resource and name, by what `body` says of it."""
         return await self._request("PATCH", version, path, body=body, media_type="application/merge-patch+json")
 
+    async def patch(self, version: str, path: str, operations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Change the object at `path`, resource and name, by the operations of a JSON Patch (RFC 6902), all of them or none."""
+        return await self._request("PATCH", version, path, body=operations, media_type="application/json-patch+json")
+
     async def apply(self, version: str, path: str, body: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
         """Have the object be as `body` says, made if it is not there; what others wrote in its fields is overwritten."""
         query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
@@ -104,7 +108,7 @@ class KubernetesApi:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         media_type: str = "",
     ) -> dict[str, Any]:
         connection = self._connection()

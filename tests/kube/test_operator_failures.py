@@ -2,12 +2,19 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import kopf
 import pytest
+from tests.kube.control_plane import ADMIN_TOKEN, ControlPlane
 from tests.kube.processes import Program, eventually
 from tests.kube.stage import Regions, everywhere, operator, seconds_until_enforced, watchers
 from tests.kube.tiers import Json, TierClient, condition, limited
+
+from tidegate_operator.api import TierApi
+from tidegate_operator.errors import ReportError
+from tidegate_operator.kubernetes_api import KubernetesApi
 
 
 def test_an_emptied_redis_is_refilled_within_two_seconds(running: Program, watched: TierClient, regions: Regions) -> None:
@@ -113,3 +120,21 @@ def test_a_restarted_operator_takes_up_two_hundred_tiers_and_touches_none_that_i
     after = watched.versions()
     assert seconds < 10
     assert {name for name in before if before[name] != after[name]} == {"many-7"}
+
+
+async def test_a_status_for_an_object_that_was_made_anew_is_not_taken_for_written(cluster: ControlPlane, tiers: TierClient) -> None:
+    """The new one keeps its own: else it would be called enforced before it is."""
+    remade = tiers.create("remade", limited(10))
+    connection = kopf.ConnectionInfo(server=cluster.url, ca_path=str(cluster.authority), token=ADMIN_TOKEN)
+    kubernetes = KubernetesApi(lambda: connection, tiers.namespace)
+    api = TierApi(kubernetes)
+    tier = api.read(remade)
+
+    with pytest.raises(ReportError, match="422"):
+        await api.report(replace(tier, uid="00000000-0000-4000-8000-000000000000"), {"regionsReady": "0/1"})
+    untouched = tiers.read("remade")
+    await api.report(tier, {"regionsReady": "1/1"})
+    await kubernetes.aclose()
+
+    assert "status" not in untouched
+    assert tiers.read("remade")["status"] == {"regionsReady": "1/1"}
