@@ -147,6 +147,16 @@ def test_a_wrong_value_is_refused_by_the_schema(helm: Helm, setting: str, named:
         ("redis.resources.limits.memory=160000000", "160000000 is too little for redis.maxMemory, 160mb"),
         ("cache.shared.maxMemory=100mb", "cache.shared.resources.limits.memory: 128Mi is too little for cache.shared.maxMemory, 100mb"),
         ("api.minimumSeats=101", "api.minimumSeats: 101 is more than api.seats, 100"),
+        (
+            "redis.maxMemory=500mb,redis.resources.limits.memory=2Gi,store.resources.limits.memory=2Gi",
+            "store.size: 1Gi is too little for redis.maxMemory, 500mb",
+        ),
+        (
+            "redis.maxMemory=500mb,redis.resources.limits.memory=2Gi,store.resources.limits.memory=2Gi,store.size=1499Mi",
+            "tidegate-store, and the server would end; 1500Mi",
+        ),
+        ("payments.url=https://provider:65536", "payments.url: port 65536 is none; 1 to 65535 are"),
+        ("payments.url=https://provider:0", "payments.url: port 0 is none"),
     ],
 )
 def test_what_would_end_pods_later_is_refused_with_a_sentence(helm: Helm, values: str, said: str) -> None:
@@ -158,6 +168,7 @@ def test_what_would_end_pods_later_is_refused_with_a_sentence(helm: Helm, values
     [
         ("payments.url=https://user:hidden@provider", "payments.url: an address is https://host or http://host:port"),
         ("payments.url=ftp://hidden", "payments.url: an address is https://host or http://host:port"),
+        ("payments.url=https://provider:hidden", "payments.url: an address is https://host or http://host:port"),
         ("payments.url=https://provider/hidden", "payments.url: an address is https://host or http://host:port"),
         ("redis.passwordSeed=hidden", "'/redis/passwordSeed': minLength: got 6, want 32"),
     ],
@@ -387,20 +398,31 @@ def test_a_release_that_no_service_can_be_named_after_is_refused_with_a_sentence
 
     assert result.returncode != 0
     assert 'release name "1st" begins with a digit' in result.stderr
+    assert helm("template", "1st", str(CHART), "--set", "fullnameOverride=first").returncode == 0
 
 
 def test_passwords_from_a_seed_are_the_same_at_every_rendering(helm: Helm) -> None:
     """Where charts are only rendered, nothing can be looked up, and random passwords would change under running servers."""
-    seed = "redis.passwordSeed=0123456789abcdef0123456789abcdef"
+    seed = "keys.existingSecret=keys,redis.passwordSeed=0123456789abcdef0123456789abcdef"
     first, second = (find(render(helm, "--set", seed), "Secret", "tidegate-redis")["data"] for _ in range(2))
 
     assert first == second
     assert len({value for key, value in first.items() if key.endswith(".password")}) == 7
 
 
+def test_a_seed_without_keys_of_ones_own_is_refused(helm: Helm) -> None:
+    """Keys that are others at each rendering forget, at each, what was done for whom."""
+    said = refusal(helm, "--set", "redis.passwordSeed=0123456789abcdef0123456789abcdef")
+
+    assert "keys.existingSecret: redis.passwordSeed is for where charts are only rendered" in said
+
+
 def test_another_seed_restarts_every_pod(helm: Helm) -> None:
     """Servers and clients read their passwords once, at start."""
-    seeds = ("redis.passwordSeed=0123456789abcdef0123456789abcdef", "redis.passwordSeed=fedcba9876543210fedcba9876543210")
+    seeds = (
+        "keys.existingSecret=keys,redis.passwordSeed=0123456789abcdef0123456789abcdef",
+        "keys.existingSecret=keys,redis.passwordSeed=fedcba9876543210fedcba9876543210",
+    )
     first, again, second = (list(templates(render(helm, "--set", seed))) for seed in (seeds[0], *seeds))
 
     assert first == again

@@ -47,6 +47,15 @@ def selector(document: Json) -> Json | None:
     return dict(document.get("spec", {}).get("selector") or {})
 
 
+def test_labels_of_one_object_win_over_those_of_everything(helm: Helm) -> None:
+    """By its own a Prometheus finds a monitor, whatever all objects are marked with."""
+    own = "metrics.podMonitor.enabled=true,metrics.podMonitor.labels.team=monitoring,api.podLabels.team=api"
+    documents = render(helm, "--set", own, "--set-json", LABELS)
+
+    assert find(documents, "PodMonitor", "tidegate-api")["metadata"]["labels"]["team"] == "monitoring"
+    assert pod_template(documents, "api")["metadata"]["labels"]["team"] == "api"
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_pods_of_each_component_go_where_they_are_told(helm: Helm, component: str) -> None:
     given = {
@@ -152,6 +161,12 @@ def test_names_follow_their_overrides(helm: Helm) -> None:
     assert {document["metadata"]["name"].split("-")[0] for document in full} == {"mine", "ratelimittiers.tidegate.dev"}
 
 
+def test_a_name_that_yaml_would_take_for_something_else_is_a_text(helm: Helm) -> None:
+    documents = render(helm, "--set-string", "nameOverride=on")
+
+    assert {document["metadata"]["labels"]["app.kubernetes.io/name"] for document in documents} == {"on"}
+
+
 @pytest.mark.parametrize("value", ["nameOverride", "fullnameOverride"])
 def test_a_name_that_would_have_to_be_cut_is_refused(helm: Helm, value: str) -> None:
     """With a component and a region, names must stay below 63."""
@@ -178,6 +193,18 @@ def test_service_accounts_are_made_named_and_annotated_as_told(helm: Helm, rende
     assert find(made, "RoleBinding", "tidegate-operator")["subjects"][0]["name"] == "default"
     assert find(rendered, "RoleBinding", "tidegate-operator")["subjects"][0]["name"] == "tidegate-operator"
     assert not any(account["automountServiceAccountToken"] for account in rendered if account["kind"] == "ServiceAccount")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "api.serviceAccount.name=same,operator.serviceAccount.name=same",
+        "api.serviceAccount.create=false,operator.serviceAccount.create=false",
+    ],
+)
+def test_workers_never_get_the_rights_of_the_operator(helm: Helm, values: str) -> None:
+    """Not by an account that both have, be it the namespace's own."""
+    assert "so that workers could do what the operator may; name two" in refusal(helm, "--set", values)
 
 
 def test_objects_of_ones_own_are_maps_or_texts_with_templates_in_them(helm: Helm) -> None:

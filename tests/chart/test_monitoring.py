@@ -74,6 +74,14 @@ def test_what_would_watch_nothing_is_refused_with_a_sentence(helm: Helm, values:
     assert said in refusal(helm, "--set", values)
 
 
+def test_monitors_that_no_policy_lets_through_are_refused(helm: Helm) -> None:
+    """No alert would fire: all are about series that are not there then."""
+    nobody = ("--set", "metrics.podMonitor.enabled=true", "--set-json", "networkPolicy.metricsFrom=[]")
+
+    assert "networkPolicy.metricsFrom: nobody is let through" in refusal(helm, *nobody)
+    assert find(render(helm, *nobody, "--set", "networkPolicy.enabled=false"), "PodMonitor", "tidegate-api")
+
+
 def test_alerts_and_panels_ask_only_for_metrics_and_labels_that_exist() -> None:
     rows = re.findall(r"^\| `(tidegate_\w+)` \| (\w+) \| ([^|]*)\|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
     known = {name + ("_bucket" if kind == "histogram" else ""): set(re.findall(r"`(\w+)`", labels)) for name, kind, labels in rows}

@@ -134,7 +134,9 @@ def test_servers_that_a_secret_names_are_reached_wherever_they_are_unless_the_va
     assert {"to": [server]} in there["egress"]
 
 
-@pytest.mark.parametrize(("url", "port"), [("https://provider", 443), ("http://provider", 80), ("http://provider:8080", 8080)])
+@pytest.mark.parametrize(
+    ("url", "port"), [("https://provider", 443), ("http://provider", 80), ("http://provider:8080", 8080), ("http://[fd00::1]:81", 81)]
+)
 def test_a_payment_provider_is_reached_at_its_port(helm: Helm, url: str, port: int) -> None:
     assert {"ports": [{"port": port}]} in policy(render(helm, "--set", f"payments.url={url}"), "tidegate-api-dublin")["egress"]
 

@@ -136,6 +136,7 @@ def test_an_edge_reaches_peers_on_their_ports_and_those_of_pods_behind_them(helm
             "would do again what a mutation that is sent to it once more has done here",
         ),
         (SHARED, [*NAMED, {**NAMED[1], "url": "https://else.example"}], 'edge.peers: "oslo" is the name of a region or of another peer'),
+        (SHARED, [{**NAMED[1], "url": "https://oslo.example:99999"}], "edge.peers: port 99999 is none; 1 to 65535 are"),
         (SHARED, [{**NAMED[1], "name": "berlin"}], 'edge.peers: "berlin" is the name of a region or of another peer'),
         (
             SHARED,

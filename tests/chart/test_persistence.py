@@ -44,6 +44,14 @@ def test_a_log_whose_rewriting_would_kill_its_server_is_refused_with_the_memory_
     assert "set 320Mi or more" in said
 
 
+def test_a_log_that_would_fill_its_volume_is_refused(helm: Helm) -> None:
+    """A server that cannot write its log any more ends, and does so again at each start."""
+    said = refusal(helm, *KEPT, "--set", "redis.persistence.size=479Mi")
+
+    assert "redis.persistence.size: 479Mi is too little for redis.maxMemory, 160mb" in said
+    assert "fill the volume of tidegate-redis-frankfurt, and the server would end; 480Mi or more" in said
+
+
 def test_the_notes_name_the_volumes_that_stay(helm: Helm) -> None:
     notes = helm("install", "tidegate", str(CHART), "--dry-run=client", *KEPT).stdout
 

@@ -49,7 +49,7 @@ def kustomized(helm: Helm, tmp_path: Path) -> list[Json]:
     except ToolUnavailable as ex:
         pytest.skip(str(ex))
     overlay = Path(shutil.copytree(K8S / "kustomize", tmp_path / "kustomize", ignore=shutil.ignore_patterns("tidegate.yaml")))
-    rendered = helm("template", "tidegate", str(CHART), "--namespace", "tidegate", "--values", str(RENDERED))
+    rendered = helm("template", "tidegate", str(CHART), "--namespace", "tidegate", "--values", str(RENDERED), "--skip-tests")
     (overlay / "tidegate.yaml").write_text(rendered.stdout)
     done = subprocess.run([str(kubectl), "kustomize", str(overlay)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def kustomized(helm: Helm, tmp_path: Path) -> list[Json]:
 
 
 def test_the_overlay_adds_to_what_the_chart_renders_and_takes_nothing(helm: Helm, kustomized: list[Json]) -> None:
-    rendered = render(helm, "--values", str(RENDERED))
+    rendered = render(helm, "--values", str(RENDERED), "--skip-tests")
 
     names = {(found["kind"], found["metadata"]["name"]) for found in kustomized}
 

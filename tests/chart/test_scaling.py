@@ -31,6 +31,7 @@ def test_by_default_the_values_decide(rendered: list[Json]) -> None:
         ("api.keda.enabled=true,api.keda.minReplicas=11", "11 is more than maxReplicas, 10"),
         ("api.keda.enabled=true,api.keda.triggers=null", "triggers"),
         ("api.autoscaling.enabled=true,api.resources.requests.cpu=null", "set api.resources.requests.cpu"),
+        ("api.keda.enabled=true,api.resources.requests.cpu=null", "set api.resources.requests.cpu"),
     ],
 )
 def test_scalers_that_could_not_work_are_refused_with_a_sentence(helm: Helm, values: str, said: str) -> None:
@@ -45,9 +46,20 @@ def test_scaling_follows_cpu_or_what_keda_is_told(helm: Helm) -> None:
     asked = render(helm, "--set", "api.keda.enabled=true", "--set-json", f"api.keda.triggers={json.dumps([trigger])}")
 
     spec = find(scaled, "HorizontalPodAutoscaler", "tidegate-api-dublin")["spec"]
-    assert spec["metrics"][0]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 50}
+    assert spec["metrics"][0]["containerResource"]["target"] == {"type": "Utilization", "averageUtilization": 50}
     assert spec["behavior"] == behavior
     assert find(asked, "ScaledObject", "tidegate-api-dublin")["spec"]["triggers"] == [trigger]
+
+
+def test_scaling_by_cpu_looks_at_the_api_alone(helm: Helm) -> None:
+    """A container beside it that requests none would end it, as Kubernetes then cannot say what part of its request a pod uses."""
+    scaled = render(helm, "--set", "api.autoscaling.enabled=true")
+    asked = render(helm, "--set", "api.keda.enabled=true")
+
+    (metric,) = find(scaled, "HorizontalPodAutoscaler", "tidegate-api-dublin")["spec"]["metrics"]
+    (trigger,) = find(asked, "ScaledObject", "tidegate-api-dublin")["spec"]["triggers"]
+    (container,) = find(scaled, "Deployment", "tidegate-api-dublin")["spec"]["template"]["spec"]["containers"]
+    assert metric["containerResource"]["container"] == trigger["metadata"]["containerName"] == container["name"]
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_value_that_is_taken_away_is_refused() -> None:
 
 
 def test_the_schema_knows_no_value_that_the_chart_does_not_have() -> None:
-    """But for `global`, which a parent chart brings along."""
+    """But for what a parent chart brings along."""
 
     def names(schema: Json, path: Path) -> Iterator[Path]:
         for key, child in resolved(schema).get("properties", {}).items():
@@ -102,7 +102,7 @@ def test_the_schema_knows_no_value_that_the_chart_does_not_have() -> None:
             if path[-1:] != ("resources",) and key != "resources":
                 yield from names(child, (*path, key))
 
-    assert {path for path in names(SCHEMA, ()) if path != ("global",)} - {path for path, _ in NODES} == set()
+    assert {path for path in names(SCHEMA, ()) if path not in (("global",), ("enabled",))} - {path for path, _ in NODES} == set()
 
 
 def test_every_property_is_described() -> None:

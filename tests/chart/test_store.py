@@ -16,7 +16,7 @@ ETCD = "store.type=Etcd"
 ZONES = "store.etcd.failureDomains={eu-central-1a,eu-west-1a,eu-north-1a}"
 OWN_CERTIFICATES = "store.etcd.tls.existingSecret=members,store.etcd.tls.existingClientSecret=workers"
 LANES = {"tidegate-cache-frankfurt", "tidegate-cache-dublin"}
-SEED = "redis.passwordSeed=0123456789abcdef0123456789abcdef"
+SEED = "keys.existingSecret=mine,redis.passwordSeed=0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(scope="session")
@@ -241,7 +241,7 @@ def test_membership_decides_what_an_empty_member_does(helm: Helm, membership: st
 
 def test_certificates_of_ones_own_are_used_and_none_is_made(helm: Helm) -> None:
     """With a seed too: nothing random is left then."""
-    first, second = (render(helm, "--set", f"{ETCD},{OWN_CERTIFICATES},{SEED},keys.existingSecret=mine") for _ in range(2))
+    first, second = (render(helm, "--set", f"{ETCD},{OWN_CERTIFICATES},{SEED}") for _ in range(2))
 
     assert first == second
     assert {document["metadata"]["name"] for document in first if document["kind"] == "Secret"} == {"tidegate-redis", "tidegate-cache"}

@@ -59,7 +59,7 @@ def test_the_bundled_store_has_a_user_of_few_commands(secret: dict[str, str]) ->
 def test_who_renders_with_a_seed_gets_servers_and_clients_that_start_again_with_the_users(helm: Helm) -> None:
     """There nobody can see that the servers were started with one password for all."""
     seed = "0123456789abcdef0123456789abcdef"
-    documents = render(helm, "--set", f"redis.passwordSeed={seed}")
+    documents = render(helm, "--set", f"keys.existingSecret=mine,redis.passwordSeed={seed}")
     annotations = find(documents, "StatefulSet", "tidegate-redis-dublin")["spec"]["template"]["metadata"]["annotations"]
 
     assert annotations["checksum/passwords"] == hashlib.sha256(f"{seed}/users".encode()).hexdigest()[:8]

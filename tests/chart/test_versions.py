@@ -9,7 +9,7 @@ from tests.chart.rendering import CHART, Helm, Json, render, templates
 from tests.kube.chart import KEPT
 
 FIXED = {"Deployment": ("selector",), "StatefulSet": ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")}
-SAME = ("--set-string", "api.image.tag=1,operator.image.tag=1,redis.passwordSeed=0123456789abcdef0123456789abcdef")
+SAME = ("--set-string", "api.image.tag=1,operator.image.tag=1,keys.existingSecret=keys,redis.passwordSeed=0123456789abcdef0123456789abcdef")
 
 
 def test_another_version_of_the_chart_restarts_no_pod_by_itself(helm: Helm, tmp_path: Path) -> None:

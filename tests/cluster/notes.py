@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster.release import TRUSTED, Release
-from tests.kube.chart import CHART, ROOT
+from tests.kube.chart import ROOT
 from tests.kube.processes import eventually
 
 ENFORCED_SECONDS = 60
@@ -19,7 +19,7 @@ def install_by_the_notes(release: Release, figures: Callable[[str, object], None
     started = time.monotonic()
     release.helm.install()
     keys, tiers, listing = commands(release.helm.notes(), "helm upgrade", "kubectl apply", "kubectl get")
-    paste(release, keys.replace("<chart>", str(CHART)).replace("jwks.json", str(release.keys.token_keys)), *TRUSTED)
+    paste(release, keys.replace("jwks.json", str(release.keys.token_keys)), *TRUSTED)
     paste(release, tiers)
     release.wait_until_ready()
     figures("helm install without values, then the commands of its notes, until every pod is ready", f"{time.monotonic() - started:.1f} s")

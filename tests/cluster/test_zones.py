@@ -12,7 +12,7 @@ from tests.cluster.notes import commands, paste
 from tests.cluster.reach import Reach, start_stranger
 from tests.cluster.release import Release
 from tests.cluster.traffic import traffic
-from tests.kube.chart import CHART, ROOT
+from tests.kube.chart import ROOT
 from tests.kube.processes import eventually
 from tests.kube.tiers import condition, limited
 
@@ -54,7 +54,7 @@ def test_members_are_told_never_to_begin_anew_as_the_notes_say(zoned: Release) -
     wait, tell = commands(zoned.helm.notes(), "kubectl rollout status", "helm upgrade .*Formed")
 
     paste(zoned, wait)
-    paste(zoned, tell.replace("<chart>", str(CHART)))
+    paste(zoned, tell)
     zoned.wait_until_ready()
 
     assert "Formed" not in zoned.helm.notes()

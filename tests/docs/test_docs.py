@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,17 @@ def test_problem_types_and_their_documentation_are_equal() -> None:
     types = {problem.type.removeprefix(BASE).removeprefix(RATE_LIMIT_BASE) for problem in [*REGISTRY.values(), INTERNAL]}
 
     assert headings == types
+
+
+def test_what_is_to_be_pasted_is_complete() -> None:
+    """Every block of commands is one that a shell can read to its end."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    blocks = [(page, block) for page in pages for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)]
+
+    assert len(blocks) > 20
+    for page, block in blocks:
+        read = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, timeout=10, check=False)
+        assert read.returncode == 0, f"{page}: {read.stderr}{block}"
 
 
 def test_each_known_failure_is_named_by_a_test() -> None:

@@ -186,25 +186,35 @@ def test_a_second_release_that_brings_the_definition_again_is_refused(helm: Helm
     assert kubectl("get", "crd/ratelimittiers.tidegate.dev", "--output", "name")
 
 
+CERTIFICATE = ["tls.crt", "tls.key", "ca.crt"]
 SECRETS = {
     "keys.existingSecret": ["identity.key", "idempotency.key", "result.key", "lane.key"],
     "redis.existingSecret": ["frankfurt.url", "dublin.url", "regions.yaml", "store.url"],
     "store.existingSecret": ["store.url"],
     "cache.existingSecret": ["frankfurt.url", "dublin.url"],
+    "store.type=Etcd,store.etcd.tls.existingClientSecret=others,store.etcd.tls.existingSecret": CERTIFICATE,
+    "store.type=Etcd,store.etcd.tls.existingSecret=others,store.etcd.tls.existingClientSecret": CERTIFICATE,
+    "test.existingSecret": ["token"],
+}
+CONFIG_MAPS = {
+    "tokens.existingConfigMap": ["jwks.json"],
+    "edge.enabled=true,keys.existingSecret=keys,store.existingSecret=store,edge.peers[0].name=oslo,edge.peers[0].url=https://oslo.example,"
+    "edge.peers[0].caConfigMap": ["ca.crt"],
 }
 
 
-@pytest.mark.parametrize("value", SECRETS)
-def test_a_secret_that_lacks_a_key_is_refused_with_its_name(helm: Helm, kubectl: Kubectl, value: str) -> None:
+@pytest.mark.parametrize(("kind", "value"), [*(("Secret", value) for value in SECRETS), *(("ConfigMap", value) for value in CONFIG_MAPS)])
+def test_a_secret_or_config_map_that_lacks_a_key_is_refused_with_its_name(helm: Helm, kubectl: Kubectl, kind: str, value: str) -> None:
     """Pods that cannot start would say so one by one, later."""
-    keys = SECRETS[value]
+    keys = (SECRETS | CONFIG_MAPS)[value]
     install = ("--install", "--set", f"crds.enabled=false,{value}=mine")
+    held_in = "data" if kind == "Secret" else "binaryData"
     for held in (keys[:-1], keys):
         data = {key: base64.b64encode(b"x" * 32).decode() for key in held}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine", "namespace": helm.namespace}, "data": data}
-        kubectl("apply", "--filename", "-", stdin=json.dumps(secret))
+        holder = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "mine", "namespace": helm.namespace}, held_in: data}
+        kubectl("apply", "--filename", "-", stdin=json.dumps(holder))
         if held != keys:
-            assert f'{value}: Secret "mine" has no {keys[-1]}' in helm.refusal(*install)
+            assert f'{kind} "mine" has no {keys[-1]}' in helm.refusal(*install)
 
     helm.upgrade(*install)
     assert RELEASE in kubectl("get", "deployments", "--namespace", helm.namespace, "--output", "name")

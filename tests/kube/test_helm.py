@@ -389,6 +389,8 @@ def test_an_upgrade_and_a_new_installation_keep_the_certificates_of_the_store(he
         ((), ETCD, "the store of this release is of type Redis"),
         (ETCD, ("--set", "store.type=Redis"), "the store of this release is of type Etcd"),
         (ETCD, (*ETCD, "--set", "store.etcd.replicas=5"), "the store of this release has 3 members"),
+        ((), ("--set", "redis.existingSecret=servers"), "redis.existingSecret: this release installed its store"),
+        (ETCD, ("--set", "store.existingSecret=other"), "store.existingSecret: this release installed its store"),
     ],
 )
 def test_a_store_that_would_be_found_empty_is_refused(

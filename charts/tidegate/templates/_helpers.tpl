@@ -12,7 +12,7 @@
 
 {{/* Selectors: never a version, so that an upgrade keeps them. Call with (dict "root" $ "component" "api" "region" "frankfurt"). */}}
 {{- define "tidegate.selector" -}}
-app.kubernetes.io/name: {{ include "tidegate.name" .root }}
+app.kubernetes.io/name: {{ include "tidegate.name" .root | quote }}
 app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- with .region }}
@@ -27,11 +27,11 @@ app.kubernetes.io/part-of: tidegate
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 
-{{/* Own labels before those that a user adds to everything. */}}
+{{/* Own labels before those that a user adds to an object, and these before those of everything. */}}
 {{- define "tidegate.labels" -}}
 {{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" -}}
 {{- $versions := dict "app.kubernetes.io/version" .root.Chart.AppVersion "helm.sh/chart" $chart -}}
-{{ merge (include "tidegate.podLabels" . | fromYaml) $versions .root.Values.commonLabels | toYaml }}
+{{ merge (include "tidegate.podLabels" . | fromYaml) $versions (.extraLabels | default dict) .root.Values.commonLabels | toYaml }}
 {{- end }}
 
 {{/* What an object is called unless it has another name: release, component, region. Call with a scope. */}}
@@ -42,7 +42,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{/* Call with a scope and, where an object has them, "name", "annotations" and "extraLabels". */}}
 {{- define "tidegate.metadata" -}}
 name: {{ .name | default (include "tidegate.objectName" .) | quote }}
-labels: {{- merge (include "tidegate.labels" . | fromYaml) (.extraLabels | default dict) | toYaml | nindent 2 }}
+labels: {{- include "tidegate.labels" . | nindent 2 }}
 {{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -51,7 +51,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{/* Call with a scope, the component's "values" and, where its pods have some, "annotations". */}}
 {{- define "tidegate.podMetadata" -}}
 {{- $values := .values -}}
-labels: {{- merge (include "tidegate.podLabels" . | fromYaml) .root.Values.commonLabels $values.podLabels | toYaml | nindent 2 }}
+labels: {{- merge (include "tidegate.podLabels" . | fromYaml) $values.podLabels .root.Values.commonLabels | toYaml | nindent 2 }}
 {{- with merge (dict) (.annotations | default dict) $values.podAnnotations }}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -240,14 +240,14 @@ typed_config:
 {{- end }}
 {{- end }}
 
-{{/* Refuses a Secret that is there and lacks a key. Call with (list $ "keys.existingSecret" $name (list "identity.key")). */}}
+{{/* Refuses a Secret or ConfigMap that is there and lacks a key. Call with (list $ "Secret" "keys.existingSecret" $name (list "identity.key")). */}}
 {{- define "tidegate.requireKeys" -}}
-{{- $value := index . 1 }}{{ $name := index . 2 -}}
-{{- with and $name (lookup "v1" "Secret" (index . 0).Release.Namespace $name) }}
-{{- $held := .data | default dict }}
-{{- range $key := index $ 3 }}
+{{- $kind := index . 1 }}{{ $value := index . 2 }}{{ $name := index . 3 -}}
+{{- with and $name (lookup "v1" $kind (index . 0).Release.Namespace $name) }}
+{{- $held := merge (dict) (.data | default dict) (.binaryData | default dict) }}
+{{- range $key := index $ 4 }}
 {{- if not (hasKey $held $key) }}
-{{- fail (printf "%s: Secret %q has no %s; add it, as the comment on that value says" $value $name $key) }}
+{{- fail (printf "%s: %s %q has no %s; add it, as the comment on that value says" $value $kind $name $key) }}
 {{- end }}
 {{- end }}
 {{- end }}

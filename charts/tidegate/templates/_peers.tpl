@@ -4,6 +4,14 @@
 {{ regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) | default (eq $url.scheme "https" | ternary "443" "80") }}
 {{- end }}
 
+{{/* Refuses a URL whose port is none. Call with (list "payments.url" $url). */}}
+{{- define "tidegate.requirePort" -}}
+{{- $port := index . 1 | include "tidegate.urlPort" | int }}
+{{- if or (lt $port 1) (gt $port 65535) }}
+{{- fail (printf "%s: port %d is none; 1 to 65535 are" (first .) $port) }}
+{{- end }}
+{{- end }}
+
 {{/* By which a peer knows its certificate; empty: none is asked for. Call with a peer. */}}
 {{- define "tidegate.peerServerName" -}}
 {{- $url := urlParse .url -}}
