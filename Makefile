@@ -57,7 +57,8 @@ test-local: .venv/.dev ## The local run, started for real
 	$(BIN)/pytest tests/local
 
 test-kube: .venv/.go ## A real etcd and kube-apiserver: CRD, operator, chart (builds them once with Go)
-	$(BIN)/pytest tests/chart tests/kube
+	$(BIN)/pytest --numprocesses 2 tests/chart
+	$(BIN)/pytest tests/kube
 
 # Packages of Debian that the cluster runs on; a cluster that KUBECONFIG names needs none of them.
 .venv/.cluster: .venv/.go tests/cluster/packages.txt

@@ -1,10 +1,19 @@
 """Fixtures of the chart's tests; without Go, which builds Helm, they skip."""
 
 import subprocess
+from contextlib import suppress
 
 import pytest
 from tests.chart.rendering import Helm, Json, render
 from tests.kube.tools import ToolUnavailable, tool
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the tests need before any of them starts: a first build takes longer than a test may."""
+    if not session.config.option.collectonly:
+        for name in ("helm", "kubectl"):
+            with suppress(ToolUnavailable):
+                tool(name)
 
 
 @pytest.fixture(scope="session")
