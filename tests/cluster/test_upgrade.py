@@ -3,18 +3,22 @@
 The images are of this checkout all along, as none of an earlier release is kept.
 """
 
+import re
 import shutil
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from tests.cluster.conftest import Figures
 from tests.cluster.images import NEXT, chart_values, reference
+from tests.cluster.notes import paste
 from tests.cluster.release import Release
 from tests.cluster.traffic import traffic
-from tests.kube.chart import CHART, KEPT
+from tests.kube.chart import CHART, KEPT, ROOT
 from tests.kube.processes import eventually
 from tests.kube.tiers import Json, limited
 
@@ -135,3 +139,32 @@ def test_an_upgrade_from_the_chart_before_and_the_way_back_lose_nothing(
     assert spent == [200] * LIMIT + [429]
     assert before.purchase == (201, bought.body, "true")
     assert before == upgraded == returned
+
+
+def test_servers_with_one_password_change_over_to_users_as_documented(earlier: Release) -> None:
+    """Then each role has a password of its own, usage is counted and shown, and a purchase of before is still replayed."""
+    order = "an-order-before-the-change-over"
+    with earlier.region("frankfurt", "pro", tenant="moving") as customer:
+        bought = customer.post("/v1/credits/purchases", ORDER, order)
+    before = passwords(earlier)
+    (step,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/redis.md").read_text(), re.DOTALL | re.MULTILINE)
+
+    for command in step.splitlines():
+        paste(earlier, command)
+    earlier.wait_until_ready()
+
+    eventually(earlier.tiers.all_ready, seconds=60)
+    with earlier.region("dublin", "pro", tenant="moving") as customer:
+        replayed = customer.post("/v1/credits/purchases", ORDER, order)
+        eventually(lambda: decided(customer) == 200, seconds=10)
+    assert (replayed.status, replayed.body, replayed.headers.get("idempotent-replayed")) == (201, bought.body, "true")
+    assert earlier.used("dublin", "pro", tenant="moving")[0] >= 1
+    assert len(passwords(earlier)) > len(before)
+    assert passwords(earlier).isdisjoint(before)
+
+
+def passwords(release: Release) -> set[str]:
+    """Passwords of the regions' servers, as clients are given them."""
+    (secret,) = (one["data"] for one in release.objects("secrets") if one["metadata"]["name"] == "tidegate-redis")
+    urls = [b64decode(value).decode() for key, value in secret.items() if key.endswith(".url")]
+    return {urlsplit(url).password or "" for url in urls}
