@@ -23,7 +23,10 @@ async def publish_into(watch: RegionWatch, name: str, document: TierDocument | N
     seen = None
     try:
         seen = await publisher.read(name)
-        action = plan(document, seen.stored) if document else None
+        if document and seen.is_empty:
+            on_write()
+            seen = await _refilled(watch, seen, name)
+        action = plan(document, seen.stored) if document and not seen.is_empty else None
         if isinstance(action, Publish):
             on_write()
             await _publish(publisher, action.document)
@@ -40,7 +43,7 @@ async def retire_from(watch: RegionWatch, name: str, uid: str) -> bool:
     if watch.problem:
         return False
     try:
-        stored = (await publisher.read(name)).stored
+        stored = (await _refilled(watch, await publisher.read(name), name)).stored
         action = plan(None, stored if stored and stored.uid == uid else None)
         if isinstance(action, Retire):
             outcome = await publisher.retire(action.name, action.uid)
@@ -48,6 +51,13 @@ async def retire_from(watch: RegionWatch, name: str, uid: str) -> bool:
     except RegionUnreachableError:
         return False
     return True
+
+
+async def _refilled(watch: RegionWatch, seen: Observation, name: str) -> Observation:
+    # Never one tier after the other: with the first, workers would drop all that are not there yet.
+    if seen.is_empty and await watch.refill():
+        return await watch.publisher.read(name)
+    return seen
 
 
 async def _publish(publisher: Publisher, document: TierDocument) -> None:

@@ -49,6 +49,11 @@ class Observation:
     problem: str = ""
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the region answered and has no revision: it is new, or lost its tiers, and its workers keep the last ones."""
+        return self.view is not None and self.view.revision is None
+
+    @property
     def document(self) -> TierDocument | None:
         """The copy, if there is one that can be read."""
         return self.stored.document if self.stored else None

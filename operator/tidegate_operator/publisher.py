@@ -1,4 +1,4 @@
-"""One region's Redis as the operator uses it: read, publish, retire, listen to workers; called by the reconciler and the region watch."""
+"""One region's Redis as the operator uses it: read, fill, publish, retire, listen to workers; called by what carries and watches tiers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -43,6 +43,7 @@ class Publisher:
     def __init__(self, region: str, redis: RegionalRedis) -> None:
         self.region = region
         self._redis = redis
+        self._fill = redis.register_script(_script("fill.lua"))
         self._publish = redis.register_script(_script("publish.lua"))
         self._retire = redis.register_script(_script("retire.lua"))
         self._read = redis.register_script(_script("read.lua"))
@@ -79,8 +80,18 @@ class Publisher:
         names = (field.decode(errors="surrogateescape") for field in stored[::2])
         return {name: stored_tier(name, text).uid for name, text in zip(names, stored[1::2], strict=True)}
 
+    async def fill(self, documents: Sequence[TierDocument]) -> str:
+        """Publish all tiers of a region without a revision: "filled", or "kept" when it has one (nothing changed)."""
+        arguments: list[str | bytes | int] = [keys.TIERS_CHANNEL]
+        for document in documents:
+            arguments += [document.tier.name, encode_tier(document)]
+        return await self._run(self._fill, arguments)
+
     async def publish(self, document: TierDocument) -> str:
-        """Publish: "published", "equal" (it was there, nothing changed) or "refused" (a newer generation of the same uid is there)."""
+        """Publish: "published", "equal" (it was there), "refused" (a newer generation of the same uid is there) or "empty" (no revision).
+
+        Only "published" changed anything.
+        """
         arguments: list[str | bytes | int] = [
             document.tier.name,
             encode_tier(document),
@@ -91,7 +102,7 @@ class Publisher:
         return await self._run(self._publish, arguments)
 
     async def retire(self, name: str, uid: str) -> str:
-        """Remove: "retired", or "kept" when the tier is not there or belongs to another uid."""
+        """Remove: "retired", "kept" when the tier is not there or belongs to another uid, or "empty" when there is no revision."""
         return await self._run(self._retire, [_field(name), uid, keys.TIERS_CHANNEL])
 
     @asynccontextmanager

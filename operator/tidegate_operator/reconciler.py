@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from tidegate.contract.codec import TierDocument
 from tidegate_operator.carry import publish_into, retire_from
 from tidegate_operator.desired import DesiredTier
 from tidegate_operator.errors import RegionUnreachableError, ReportError, SourceUnavailableError
@@ -16,6 +17,7 @@ from tidegate_operator.lane_state import Upkeep
 from tidegate_operator.observation import Observation
 from tidegate_operator.ports import LaneUpkeep, StatusReport, TierListing
 from tidegate_operator.publisher import Publisher
+from tidegate_operator.refill import Refill
 from tidegate_operator.regions import Change, RegionWatch
 from tidegate_operator.status import build_status, is_enforced
 from tidegate_operator.wanted import Departure, WantedTiers
@@ -48,13 +50,14 @@ class Reconciler:
         self._source = source
         self._reports = reports
         self._lanes = lanes
-        self._watches = [RegionWatch(publisher, self._region_changed) for publisher in publishers]
+        self._watches = [RegionWatch(publisher, Refill(publisher, self._all_documents), self._region_changed) for publisher in publishers]
         self._wanted = WantedTiers(tuple(publisher.region for publisher in publishers))
         self._queue = WorkQueue(self._reconcile)
         self._finished: set[str] = set()
         self._passing_since: dict[str, float] = {}
         self._listing = asyncio.Lock()
         self._has_listed = False
+        self._knows_all = False
 
     async def run(self) -> None:
         """Serve until cancelled; an error that nobody expected is logged, and what it stopped is tried again."""
@@ -88,8 +91,11 @@ class Reconciler:
             started = time.monotonic()
             listing = await self._source.list()
             self._wanted.merge(listing.tiers, started=started, is_complete=listing.is_complete)
+            self._knows_all = self._knows_all or listing.is_complete
             if listing.is_complete:
                 await asyncio.gather(*(self._find_orphans(watch) for watch in self._watches))
+            elif not self._knows_all:
+                log.warning("not all wanted tiers can be read, so no empty region is filled")
             self._has_listed = True
         self._look_at_everything()
 
@@ -155,6 +161,15 @@ class Reconciler:
         if not known:
             return tier
         return self._wanted.adopt(tier, max(known, key=lambda document: document.generation))
+
+    async def _all_documents(self) -> Sequence[TierDocument] | None:
+        # Before a complete listing there may be tiers of which no event has come, and a region that is filled without them drops them.
+        if not self._knows_all:
+            return None
+        for tier in list(self._wanted.tiers.values()):
+            if tier.document is None:
+                await self._recover(tier)
+        return [tier.document for tier in self._wanted.tiers.values() if tier.document]
 
     async def _look(self, name: str) -> Sequence[Observation]:
         return await asyncio.gather(*(publish_into(watch, name, None, on_write=lambda: None) for watch in self._watches))

@@ -9,6 +9,7 @@ import structlog
 from tidegate_operator.errors import RegionUnreachableError
 from tidegate_operator.observation import RegionView
 from tidegate_operator.publisher import Publisher
+from tidegate_operator.refill import Refill
 from tidegate_operator.work_queue import backoff_seconds
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -31,11 +32,13 @@ class RegionWatch:
 
     Args:
         publisher: The region.
+        refill: What fills it when it is empty.
         changed: Told synchronously; it queues work and returns.
     """
 
-    def __init__(self, publisher: Publisher, changed: Callable[[Change], None]) -> None:
+    def __init__(self, publisher: Publisher, refill: Refill, changed: Callable[[Change], None]) -> None:
         self.publisher = publisher
+        self.refill = refill
         self.problem = ""
         self._changed = changed
         self._view: RegionView | None = None

@@ -2,12 +2,12 @@
 -- KEYS  1 hash of tiers   2 revision (microseconds)
 -- ARGV  1 tier name   2 uid (empty: that of a document without a readable one)   3 channel
 -- Returns {outcome, revision before ("0": none), revision after}.
--- Outcome: "retired", or "kept" when the tier is not there or belongs to another uid.
+-- Outcome: "retired", "kept" when the tier is not there or belongs to another uid, or "empty" (there is no revision: fill.lua makes one).
 -- Atomic, because a tier of the same name may be made anew between the look and the removal.
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 local revision = redis.call('GET', KEYS[2])
 if not revision or not string.match(revision, '^%d+$') then
-  revision = '0' -- none, or not written by us
+  return {'empty', '0', '0'}
 end
 local readable, old = pcall(cjson.decode, stored or '')
 local uid = readable and type(old) == 'table' and type(old.uid) == 'string' and old.uid or ''

@@ -195,7 +195,9 @@ async def test_tiers_and_heartbeats_follow_to_the_new_primary(
 
     async def publishes(generation: int) -> bool:
         with suppress(RegionUnreachableError):
-            return await publisher.publish(TierDocument(TIER, uid="u", generation=generation)) in ("published", "equal")
+            document = TierDocument(TIER, uid="u", generation=generation)
+            await publisher.fill([document])
+            return await publisher.publish(document) in ("published", "equal")
         return False
 
     async def is_enforced() -> bool:

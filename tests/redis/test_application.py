@@ -49,7 +49,7 @@ async def test_a_region_on_a_cluster_counts_an_identity_in_its_shard(cluster: An
     # From this key follows the shard, which at random would be the first in one run of 256.
     Path(issuer.environment["TIDEGATE_IDEMPOTENCY_KEY_FILE"]).write_bytes(b"k" * 32)
     publisher = Publisher.connect("frankfurt", cluster.url, timeout_seconds=1.0)
-    await publisher.publish(tier("free", 3))
+    await publisher.fill([tier("free", 3)])
     await publisher.aclose()
     app = create_app(Settings.from_environment(issuer.environment | PATIENT | urls | {"TIDEGATE_LIMITS_SHARDS": "256"}))
     async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:

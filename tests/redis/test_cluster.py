@@ -236,7 +236,7 @@ async def test_a_tier_reaches_the_workers_of_a_cluster_by_its_message_and_the_op
     try:
         async with publisher.reports() as reports:
             await reports.wait(1.0)
-            await publisher.publish(TierDocument(HOUR, uid="u", generation=1))
+            await publisher.fill([TierDocument(HOUR, uid="u", generation=1)])
             await eventually(lambda: source.snapshot.tiers, 1.0)
             await reports.wait(1.0)
 
@@ -245,7 +245,8 @@ async def test_a_tier_reaches_the_workers_of_a_cluster_by_its_message_and_the_op
                 return view.revision == source.snapshot.revision and view.is_settled
 
             await eventually(is_reported, 1.0)
-        assert (await publisher.read("pro")).document == TierDocument(HOUR, uid="u", generation=1)
+        assert await publisher.publish(TierDocument(HOUR, uid="u", generation=2)) == "published"
+        assert (await publisher.read("pro")).document == TierDocument(HOUR, uid="u", generation=2)
         assert await publisher.uids() == {"pro": "u"}
         assert await publisher.retire("pro", "u") == "retired"
         await eventually(lambda: not source.snapshot.tiers, 1.0)
@@ -373,7 +374,7 @@ async def test_a_documented_user_needs_few_words_more_on_a_cluster(movable: Valk
 async def publish(url: str) -> None:
     publisher = Publisher.connect("frankfurt", url, timeout_seconds=1.0)
     try:
-        await publisher.publish(TierDocument(HOUR, uid="u", generation=1))
+        await publisher.fill([TierDocument(HOUR, uid="u", generation=1)])
     finally:
         await publisher.aclose()
 

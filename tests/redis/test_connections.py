@@ -128,7 +128,8 @@ async def operate(url: str) -> None:
     try:
         async with publisher.reports() as reports:
             await reports.wait(0.1)
-            await publisher.publish(TierDocument(HOUR, uid="u", generation=1))
+            await publisher.fill([TierDocument(HOUR, uid="u", generation=1)])
+            await publisher.publish(TierDocument(HOUR, uid="u", generation=2))
             await publisher.read("pro")
             await publisher.uids()
             await publisher.retire("pro", "u")

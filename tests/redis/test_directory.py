@@ -151,6 +151,37 @@ async def test_a_tier_of_two_files_is_an_error_and_the_first_file_wins(operator:
     assert f"b.yaml: tier free is in {operator.directory / 'a.yaml'} too, and that file is taken" in operator.log()
 
 
+async def test_an_operator_that_is_killed_at_its_first_write_to_an_empty_region_leaves_all_tiers_or_none(
+    operator: DirectoryOperator, valkey: Any
+):
+    """What is not there then would be gone for customers until another one starts."""
+    names = {f"tier-{number}" for number in range(500)}
+    for name in names:
+        operator.write(f"{name}.yaml", manifest(name))
+    async with valkey.client(timeout=30) as client, client.pubsub() as pubsub:
+        await pubsub.subscribe(keys.TIERS_CHANNEL)
+        operator.start()
+        while (await pubsub.get_message(timeout=30))["type"] != "message":
+            pass
+        operator.process.kill()
+        operator.process.wait(5)
+
+        assert {name.decode() for name in await client.hkeys(keys.TIERS)} == names
+
+
+async def test_a_broken_file_at_the_start_leaves_an_empty_region_alone(operator: DirectoryOperator, eventually: Eventually):
+    """Workers that still know its tier would drop it."""
+    operator.write("free.yaml", manifest())
+    operator.write("pro.yaml", "spec: [")
+    operator.start()
+    await eventually(operator.said("no empty region is filled"), 10)
+    assert await operator.holds()()
+
+    operator.write("pro.yaml", manifest("pro"))
+
+    await eventually(operator.holds(free=10, pro=10), 2)
+
+
 async def test_a_broken_file_at_the_start_retires_nothing(operator: DirectoryOperator, eventually: Eventually):
     """It may be the manifest of any published tier."""
     operator.write("free.yaml", manifest())

@@ -14,8 +14,8 @@ from tidegate_operator.errors import RegionUnreachableError
 from tidegate_operator.publisher import Publisher
 
 
-def document(uid: str = "a", generation: int = 1, limit: int = 10) -> TierDocument:
-    return TierDocument(Tier.from_spec("free", {"windows": [{"name": "minute", "limit": limit, "period": "1m"}]}), uid, generation)
+def document(uid: str = "a", generation: int = 1, limit: int = 10, name: str = "free") -> TierDocument:
+    return TierDocument(Tier.from_spec(name, {"windows": [{"name": "minute", "limit": limit, "period": "1m"}]}), uid, generation)
 
 
 @pytest.fixture
@@ -26,14 +26,57 @@ async def publisher(valkey: Any) -> AsyncIterator[Publisher]:
 
 
 async def test_what_was_published_is_read_back(publisher: Publisher):
-    outcome = await publisher.publish(document())
+    filled = await publisher.fill([document(), document("b", name="pro")])
+    published = await publisher.publish(document(generation=2))
 
-    assert outcome == "published"
-    assert (await publisher.read("free")).document == document()
+    assert (filled, published) == ("filled", "published")
+    assert (await publisher.read("free")).document == document(generation=2)
+    assert (await publisher.read("pro")).document == document("b", name="pro")
+
+
+async def test_a_region_without_a_revision_gets_all_tiers_or_none(publisher: Publisher, redis: Redis):
+    """A single one would be the first that workers see of it, and the last of all others."""
+    await redis.hset(keys.TIERS, "old", "{}")
+    before = await redis.hgetall(keys.TIERS)
+
+    outcomes = [await publisher.publish(document()), await publisher.retire("old", "")]
+
+    assert outcomes == ["empty", "empty"]
+    assert await redis.hgetall(keys.TIERS) == before
+    assert (await publisher.view()).revision is None
+
+
+async def test_filling_leaves_nothing_of_what_lay_there_without_a_revision(publisher: Publisher, redis: Redis):
+    """Workers would enforce a tier that was deleted while nobody could retire it."""
+    await publisher.fill([document(), document("b", name="pro")])
+    await redis.delete(keys.REVISION)
+
+    await publisher.fill([document("c", name="team")])
+
+    assert await publisher.uids() == {"team": "c"}
+
+
+async def test_a_region_with_a_revision_is_not_filled(publisher: Publisher):
+    """Another operator was first, and knows better perhaps."""
+    await publisher.fill([document(generation=2)])
+    before = await publisher.view()
+
+    outcome = await publisher.fill([document(generation=1), document("b", name="pro")])
+
+    assert outcome == "kept"
+    assert await publisher.view() == before
+    assert await publisher.uids() == {"free": "a"}
+
+
+async def test_five_thousand_tiers_are_one_call(publisher: Publisher):
+    documents = [document(str(number), name=f"customer-{number}") for number in range(5_000)]
+
+    assert await publisher.fill(documents) == "filled"
+    assert await publisher.uids() == {document.tier.name: document.uid for document in documents}
 
 
 async def test_a_newer_generation_wins(publisher: Publisher):
-    await publisher.publish(document(generation=1, limit=10))
+    await publisher.fill([document(generation=1, limit=10)])
 
     await publisher.publish(document(generation=2, limit=20))
 
@@ -42,7 +85,7 @@ async def test_a_newer_generation_wins(publisher: Publisher):
 
 async def test_an_older_generation_of_the_same_object_is_refused(publisher: Publisher):
     """A stale operator cannot roll a tier back."""
-    await publisher.publish(document(generation=2))
+    await publisher.fill([document(generation=2)])
     before = await publisher.view()
 
     outcome = await publisher.publish(document(generation=1))
@@ -54,7 +97,7 @@ async def test_an_older_generation_of_the_same_object_is_refused(publisher: Publ
 
 async def test_an_operator_whose_lease_is_over_writes_nothing(publisher: Publisher):
     """Also where no generation would stop it: it knows neither that a tier was deleted nor that it was made anew."""
-    await publisher.publish(document(uid="b"))
+    await publisher.fill([document(uid="b")])
     before = await publisher.view()
 
     def end() -> None:
@@ -65,12 +108,14 @@ async def test_an_operator_whose_lease_is_over_writes_nothing(publisher: Publish
         await publisher.publish(document(uid="a", generation=9))
     with pytest.raises(SystemExit):
         await publisher.retire("free", "b")
+    with pytest.raises(SystemExit):
+        await publisher.fill([document()])
 
     assert await publisher.view() == before
 
 
 async def test_an_object_made_anew_is_accepted_whatever_its_generation(publisher: Publisher):
-    await publisher.publish(document(uid="a", generation=9))
+    await publisher.fill([document(uid="a", generation=9)])
 
     outcome = await publisher.publish(document(uid="b", generation=1))
 
@@ -79,7 +124,7 @@ async def test_an_object_made_anew_is_accepted_whatever_its_generation(publisher
 
 
 async def test_publishing_twice_equals_once(publisher: Publisher):
-    await publisher.publish(document())
+    await publisher.fill([document()])
     before = await publisher.view()
 
     outcome = await publisher.publish(document())
@@ -89,7 +134,7 @@ async def test_publishing_twice_equals_once(publisher: Publisher):
 
 
 async def test_retiring_the_tier_of_another_uid_changes_nothing(publisher: Publisher):
-    await publisher.publish(document(uid="a"))
+    await publisher.fill([document(uid="a")])
     before = await publisher.view()
 
     outcome = await publisher.retire("free", "b")
@@ -100,12 +145,17 @@ async def test_retiring_the_tier_of_another_uid_changes_nothing(publisher: Publi
 
 
 async def test_retiring_a_missing_tier_changes_nothing(publisher: Publisher):
-    assert await publisher.retire("free", "a") == "kept"
-    assert (await publisher.view()).revision is None
+    await publisher.fill([document("b", name="pro")])
+    before = await publisher.view()
+
+    outcome = await publisher.retire("free", "a")
+
+    assert outcome == "kept"
+    assert await publisher.view() == before
 
 
 async def test_a_retired_tier_is_gone_and_the_revision_grows(publisher: Publisher):
-    await publisher.publish(document())
+    await publisher.fill([document()])
     before = (await publisher.view()).revision
 
     outcome = await publisher.retire("free", "a")
@@ -120,18 +170,19 @@ async def test_each_change_announces_its_revision(publisher: Publisher, redis: R
         await pubsub.subscribe(keys.TIERS_CHANNEL)
         await pubsub.get_message(timeout=1)
 
-        await publisher.publish(document())
+        for change in (publisher.fill([document()]), publisher.publish(document(generation=2)), publisher.retire("free", "a")):
+            await change
 
-        message = await pubsub.get_message(timeout=1)
-    assert int(message["data"]) == (await publisher.view()).revision == publisher.last_revision
+            message = await pubsub.get_message(timeout=1)
+            assert int(message["data"]) == (await publisher.view()).revision == publisher.last_revision
 
 
 async def test_the_revision_grows_over_a_flush(publisher: Publisher, redis: Redis):
-    await publisher.publish(document())
+    await publisher.fill([document()])
     before = (await publisher.view()).revision
     await redis.flushall()
 
-    await publisher.publish(document())
+    await publisher.fill([document()])
 
     assert (await publisher.view()).revision > before
 
@@ -145,28 +196,26 @@ async def test_the_revision_grows_though_the_clock_stepped_back(publisher: Publi
 
 
 async def test_without_a_revision_a_stored_tier_counts_as_not_published(publisher: Publisher, redis: Redis):
-    await publisher.publish(document())
+    await publisher.fill([document()])
     await redis.delete(keys.REVISION)
 
     assert (await publisher.read("free")).document is None
-    assert await publisher.publish(document()) == "published"
+    assert await publisher.fill([document()]) == "filled"
 
 
 async def test_a_revision_that_is_no_number_is_replaced(publisher: Publisher, redis: Redis):
     """Not written by us, and it must not stand in the way of what is."""
-    await publisher.publish(document())
+    await publisher.fill([document()])
     before = (await publisher.view()).revision
 
-    outcomes = []
-    for change in (lambda: publisher.publish(document()), lambda: publisher.retire("free", "a")):
-        await redis.set(keys.REVISION, "abc")
-        outcomes.append((await change(), (await publisher.view()).revision > before))
+    await redis.set(keys.REVISION, "abc")
 
-    assert outcomes == [("published", True), ("retired", True)]
+    assert await publisher.fill([document()]) == "filled"
+    assert (await publisher.view()).revision > before
 
 
 async def test_a_document_that_cannot_be_read_is_replaced(publisher: Publisher, redis: Redis):
-    await publisher.publish(document())
+    await publisher.fill([document()])
     await redis.hset(keys.TIERS, "free", "{half a docum")
 
     assert (await publisher.read("free")).document is None
@@ -175,6 +224,7 @@ async def test_a_document_that_cannot_be_read_is_replaced(publisher: Publisher, 
 
 async def test_a_document_that_cannot_be_read_can_be_retired(publisher: Publisher, redis: Redis):
     """Workers hold back from a revision that they cannot read whole, so nothing unreadable may stay."""
+    await publisher.fill([document()])
     await redis.hset(keys.TIERS, mapping={"free": "{half a docum", "pro": '{"uid": "b"}'})
 
     uids = await publisher.uids()
@@ -184,7 +234,7 @@ async def test_a_document_that_cannot_be_read_can_be_retired(publisher: Publishe
 
 
 async def test_only_workers_that_reported_lately_count(publisher: Publisher, redis: Redis):
-    await publisher.publish(document())
+    await publisher.fill([document()])
     revision = (await publisher.view()).revision
     seconds, _ = await redis.time()
     beats = {"a": Heartbeat(revision, seconds * 1000, True), "b": Heartbeat(0, seconds * 1000, True), "c": Heartbeat(revision, 0, True)}

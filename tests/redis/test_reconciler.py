@@ -193,6 +193,148 @@ async def test_a_flushed_region_is_refilled_within_two_seconds(valkey: Any, work
         await eventually(holds(valkey, free=10, pro=99), 2)
 
 
+async def observe(source: TierSource, seen: list[set[str]]) -> None:
+    """Note the tiers of every snapshot: of two swaps in a row one shows in between, for each waits for Redis."""
+    snapshot = source.snapshot
+    while True:
+        if source.snapshot is not snapshot:
+            snapshot = source.snapshot
+            seen.append(set(snapshot.tiers))
+        await asyncio.sleep(0)
+
+
+def region_of(server: Any, *tiers: DesiredTier) -> Callable[[], Awaitable[bool]]:
+    return holds(server, **{tier.name: 10 for tier in tiers})
+
+
+async def test_workers_miss_no_tier_while_their_region_is_refilled(valkey: Any, workers: Any, eventually: Eventually):
+    """They take what a revision stands for as a whole, and an emptied region has one again with its last tier at the earliest."""
+    tiers = [wanted(f"tier-{number}", uid=str(number)) for number in range(100)]
+    source, seen = await workers(valkey), list[set[str]]()
+    observing = asyncio.create_task(observe(source, seen))
+    async with operator(Objects(*tiers), frankfurt=valkey):
+        for flushes in range(1, 4):
+            await eventually(region_of(valkey, *tiers))
+            await eventually(lambda flushes=flushes: len(seen) >= flushes)
+            valkey.flush()
+        await eventually(lambda: len(seen) >= 4)
+    observing.cancel()
+
+    assert all(names == {tier.name for tier in tiers} for names in seen)
+
+
+async def test_a_refill_has_the_last_good_spec_of_a_tier_that_is_refused_now(valkeys: Any, workers: Any, eventually: Eventually):
+    """This operator never saw it, and another region holds it."""
+    frankfurt, dublin = valkeys(), valkeys()
+    async with operator(Objects(wanted(), wanted("pro", uid="b")), frankfurt=frankfurt, dublin=dublin):
+        await eventually(holds(frankfurt, free=10, pro=10))
+        await eventually(holds(dublin, free=10, pro=10))
+    source, seen = await workers(frankfurt), list[set[str]]()
+    observing = asyncio.create_task(observe(source, seen))
+    frankfurt.flush()
+
+    async with operator(
+        Objects(wanted("pro", uid="b"), desired_tier("free", "a", 2, {"windows": []}, status={})), frankfurt=frankfurt, dublin=dublin
+    ):
+        await eventually(lambda: seen)
+    observing.cancel()
+
+    assert seen[0] == {"free", "pro"}
+
+
+async def test_an_empty_region_is_left_alone_until_all_wanted_tiers_are_known(valkey: Any, eventually: Eventually):
+    """Of most of them no event has come yet, or a file that was never valid may hold them."""
+    objects, listed = Objects(wanted(), wanted("pro", uid="b")), asyncio.Event()
+    objects.is_complete, original = False, objects.list
+
+    async def listing() -> Listing:
+        await listed.wait()
+        return await original()
+
+    objects.list = listing
+    async with operator(objects, frankfurt=valkey) as reconciler, valkey.client() as client:
+        reconciler.put(wanted())
+        await eventually(lambda: "free" in objects.statuses)
+        listed.set()
+        await eventually(lambda: "pro" in objects.statuses)
+
+        assert await client.keys() == []
+        assert objects.states() == {"frankfurt": "Progressing"}
+        objects.is_complete = True
+        await reconciler.resync()
+        await eventually(holds(valkey, free=10, pro=10))
+
+
+async def test_a_region_is_refilled_by_one_call(valkey: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch):
+    """Though eight tiers at a time find it empty, and each call carries all of them."""
+    tiers, fills = [wanted(f"tier-{number}", uid=str(number)) for number in range(50)], list[int]()
+    original = Publisher.fill
+
+    async def fill(self: Publisher, documents: Any) -> str:
+        fills.append(len(documents))
+        return await original(self, documents)
+
+    monkeypatch.setattr(Publisher, "fill", fill)
+    objects = Objects(*tiers)
+    async with operator(objects, frankfurt=valkey):
+        await eventually(lambda: len(objects.statuses) == 50)
+
+    assert fills == [50]
+
+
+async def test_a_region_that_refuses_to_be_filled_is_not_sent_all_tiers_for_each_of_them(
+    valkeys: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+):
+    full, objects, attempts = valkeys(), Objects(*(wanted(f"tier-{number}", uid=str(number)) for number in range(50))), list[int]()
+    original = Publisher.fill
+
+    async def fill(self: Publisher, documents: Any) -> str:
+        attempts.append(len(documents))
+        return await original(self, documents)
+
+    monkeypatch.setattr(Publisher, "fill", fill)
+    async with operator(objects, frankfurt=full), full.client() as client:
+        await eventually(lambda: attempts)
+        await eventually(region_of(full, *objects.tiers.values()))
+        attempts.clear()
+        await client.config_set("maxmemory", "1")
+        full.flush()
+        await eventually(lambda: {objects.degraded(name)[0] for name in objects.tiers} == {"WriteRefused"})
+
+        assert len(attempts) < 10
+        await client.config_set("maxmemory", "0")
+        await eventually(region_of(full, *objects.tiers.values()), 10)
+
+
+async def test_a_tier_that_goes_while_its_region_is_refilled_stays_away(
+    valkey: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+):
+    """It is in what is on its way, and not there yet when it is looked for."""
+    objects, filling, go_on, original = Objects(wanted(), wanted("pro", uid="b")), asyncio.Event(), asyncio.Event(), Publisher.fill
+
+    async def fill(self: Publisher, documents: Any) -> str:
+        filling.set()
+        await go_on.wait()
+        return await original(self, documents)
+
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(holds(valkey, free=10, pro=10))
+        await eventually(lambda: len(objects.statuses) == 2)
+        monkeypatch.setattr(Publisher, "fill", fill)
+        valkey.flush()
+        reconciler.put(wanted(limit=20, generation=2))
+        await filling.wait()
+
+        del objects.tiers["pro"]
+        reconciler.remove("pro", "b")
+        await eventually(lambda: "pro" in reconciler._queue._busy)
+        async with valkey.client() as client:
+            await client.ping()  # the look for it is over by now
+        go_on.set()
+
+        await eventually(holds(valkey, free=20))
+
+
 async def test_an_edit_right_after_a_flush_does_not_hide_the_flush(valkey: Any, eventually: Eventually):
     objects = Objects(wanted(), wanted("pro", uid="b", limit=99))
     async with operator(objects, frankfurt=valkey) as reconciler:

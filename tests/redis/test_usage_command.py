@@ -322,7 +322,7 @@ async def test_usage_on_a_cluster_is_found_in_its_shard_counted_and_forgotten(cl
     redis = connect_region(RegionUrl(cluster.url), timeout_seconds=1)
     publisher = Publisher.connect("dublin", cluster.url, timeout_seconds=1)
     limiter = ShardedLimiter(redis, 12)
-    await publisher.publish(TierDocument(PRO, "u", 1))
+    await publisher.fill([TierDocument(PRO, "u", 1)])
     for client in ("demo", *map(str, range(20))):
         partition = Principal(ISSUER, "acme", client, client, "pro", frozenset(), 0).partition(PRO.partition_by)
         for _ in range(4):
