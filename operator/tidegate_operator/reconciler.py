@@ -186,6 +186,7 @@ class Reconciler:
                 log.warning("tier not retired yet, it goes when the region returns", tier=name, regions=departure.remaining)
             return all(gone or watch.problem for watch, gone in zip(self._watches, is_gone, strict=True))
         self._finished.discard(name)
+        self._passing_since.pop(name, None)
         if self._wanted.departures.get(name) is departure:
             del self._wanted.departures[name]
         return True
@@ -202,10 +203,10 @@ class Reconciler:
     async def _report(self, tier: DesiredTier, observations: Sequence[Observation], upkeep: Upkeep) -> bool:
         status = build_status(tier, observations, upkeep.lanes, now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         (self._finished.add if is_enforced(status) else self._finished.discard)(tier.name)
-        if status == tier.status:
-            return True
         if self._is_passing(tier, status, observations):
             return False
+        if status == tier.status:
+            return True
         try:
             await self._reports.report(tier, status)
         except ReportError as ex:

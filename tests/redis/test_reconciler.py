@@ -5,13 +5,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from tidegate.contract import keys
-from tidegate.contract.codec import decode_tier
+from tidegate.contract.codec import Heartbeat, decode_tier, encode_heartbeat
 from tidegate.limits.decision import Amounts
 from tidegate.limits.errors import LimitStoreUnavailableError
 from tidegate.limits.measures import Measures
@@ -148,6 +149,43 @@ async def test_an_edit_of_one_tier_leaves_the_status_of_the_others_alone(valkey:
         await eventually(lambda: objects.is_ready(generation=2))
 
     assert objects.statuses["pro"] is before
+
+
+async def test_each_edit_of_one_tier_leaves_the_status_of_the_others_alone(
+    valkey: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+):
+    """Also one that comes long after another: what passed then is over."""
+    objects, now = Objects(wanted(), wanted("pro", uid="b")), time.monotonic
+    async with operator(objects, frankfurt=valkey) as reconciler, valkey.client() as client:
+
+        async def settle(generation: int) -> None:
+            await eventually(lambda: objects.statuses["free"]["regions"][0]["appliedGeneration"] == generation)
+            await report_enforced(client)
+            await eventually(lambda: objects.is_ready("free", generation) and objects.is_ready("pro"))
+
+        await eventually(holds(valkey, free=10, pro=10))
+        await eventually(lambda: len(objects.statuses) == 2)
+        await settle(1)
+        before = objects.statuses["pro"]
+        for generation in (2, 3):
+            reconciler.put(replace(wanted(limit=generation, generation=generation), status=objects.statuses["free"]))
+            await eventually(holds(valkey, free=generation, pro=10))
+            reconciler.look_at("pro")
+            await eventually(lambda: "pro" in reconciler._passing_since)
+            await settle(generation)
+            await reconciler.resync()
+            await eventually(lambda: not reconciler._queue._waiting and not reconciler._queue._busy)
+            monkeypatch.setattr("tidegate_operator.reconciler.time", SimpleNamespace(monotonic=lambda: now() + 3600))
+
+    assert objects.statuses["pro"] is before
+
+
+async def report_enforced(client: Redis) -> None:
+    """As a worker that has just taken up the region's revision does."""
+    seconds, microseconds = await client.time()
+    beat = Heartbeat(int(await client.get(keys.REVISION)), seconds * 1000 + microseconds // 1000, ready=True)
+    await client.hset(keys.WORKERS, "by-hand", encode_heartbeat(beat))
+    await client.publish(keys.WORKERS_CHANNEL, "by-hand")
 
 
 async def test_looking_again_writes_nothing_while_nothing_changed(valkey: Any, workers: Any, eventually: Eventually):
