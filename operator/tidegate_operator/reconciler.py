@@ -1,25 +1,23 @@
-"""Brings every region to the wanted tiers and reports what they enforce; driven by events, region watches and a slow resync."""
+"""Brings every region to the wanted tiers and has reported what they enforce; driven by events, region watches and a slow resync."""
 
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Sequence
 
 import structlog
 
 from tidegate.contract.codec import TierDocument
 from tidegate_operator.carry import publish_into, retire_from
 from tidegate_operator.desired import DesiredTier
-from tidegate_operator.errors import RegionUnreachableError, ReportError, SourceUnavailableError
-from tidegate_operator.lane_state import Upkeep
+from tidegate_operator.errors import RegionUnreachableError, SourceUnavailableError
 from tidegate_operator.observation import Observation
 from tidegate_operator.ports import LaneUpkeep, StatusReport, TierListing
 from tidegate_operator.publisher import Publisher
 from tidegate_operator.refill import Refill
 from tidegate_operator.regions import Change, RegionWatch
-from tidegate_operator.status import build_status, is_enforced
+from tidegate_operator.reporting import Reporting
+from tidegate_operator.status import is_enforced, is_enforced_everywhere
 from tidegate_operator.wanted import Departure, WantedTiers
 from tidegate_operator.work_queue import WorkQueue
 
@@ -48,11 +46,10 @@ class Reconciler:
         self, publishers: Sequence[Publisher], source: TierListing, reports: StatusReport, lanes: LaneUpkeep | None = None
     ) -> None:
         self._source = source
-        self._reports = reports
-        self._lanes = lanes
         self._watches = [RegionWatch(publisher, Refill(publisher, self._all_documents), self._region_changed) for publisher in publishers]
         self._wanted = WantedTiers(tuple(publisher.region for publisher in publishers))
         self._queue = WorkQueue(self._reconcile)
+        self._reporting = Reporting(self._wanted, reports, lanes)
         self._finished: set[str] = set()
         self._passing_since: dict[str, float] = {}
         self._listing = asyncio.Lock()
@@ -63,6 +60,7 @@ class Reconciler:
         """Serve until cancelled; an error that nobody expected is logged, and what it stopped is tried again."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
+            group.create_task(self._reporting.run())
             for watch in self._watches:
                 group.create_task(watch.run())
             group.create_task(self._resync_slowly())
@@ -145,14 +143,10 @@ class Reconciler:
 
         if tier.document is None:
             tier = await self._recover(tier)
-        publications = asyncio.gather(*(publish_into(watch, tier.name, tier.document, on_write=unfinish) for watch in self._watches))
-        observations, upkeep = await asyncio.gather(publications, self._keep_lanes(tier))
+        observations = await asyncio.gather(*(publish_into(watch, tier.name, tier.document, on_write=unfinish) for watch in self._watches))
         # A region that its watch knows as lost needs no retry: its return has everything looked at.
         is_tried = all(not seen.problem or watch.problem for seen, watch in zip(observations, self._watches, strict=True))
-        return await self._report(tier, observations, upkeep) and is_tried and upkeep.is_done
-
-    async def _keep_lanes(self, tier: DesiredTier) -> Upkeep:
-        return await self._lanes.keep(tier) if self._lanes else Upkeep()
+        return self._conclude(tier, observations) and is_tried
 
     async def _recover(self, tier: DesiredTier) -> DesiredTier:
         # The newest spec is refused, and this operator saw none that was not: the regions remember the last good one.
@@ -178,8 +172,8 @@ class Reconciler:
         is_gone = await asyncio.gather(*(retire_from(watch, name, departure.uid) for watch in self._watches))
         pairs = zip(self._watches, is_gone, strict=True)
         departure.remaining = tuple(watch.publisher.region for watch, gone in pairs if not gone)
-        if departure.held and not await self._report(departure.held, await self._look(name), Upkeep()):
-            return False
+        if departure.held:
+            self._reporting.put(departure.held, await self._look(name))
         if departure.remaining:
             if not departure.is_reported:
                 departure.is_reported = True
@@ -191,26 +185,18 @@ class Reconciler:
             del self._wanted.departures[name]
         return True
 
-    def _is_passing(self, tier: DesiredTier, status: Mapping[str, Any], observations: Sequence[Observation]) -> bool:
+    def _conclude(self, tier: DesiredTier, observations: Sequence[Observation]) -> bool:
+        (self._finished.add if is_enforced_everywhere(tier, observations) else self._finished.discard)(tier.name)
+        if self._is_passing(tier, observations):
+            return False
+        self._reporting.put(tier, observations)
+        return True
+
+    def _is_passing(self, tier: DesiredTier, observations: Sequence[Observation]) -> bool:
         # Workers enforce a region's tiers as one revision, so an edit of one tier makes all others look unfinished for a moment.
         was_enforced = tier.last_status.get("activeGeneration") == tier.generation and is_enforced(tier.last_status)
         is_held = all(seen.view and seen.view.ready and seen.document == tier.document for seen in observations)
-        if is_enforced(status) or not was_enforced or not is_held:
+        if is_enforced_everywhere(tier, observations) or not was_enforced or not is_held:
             self._passing_since.pop(tier.name, None)
             return False
         return time.monotonic() - self._passing_since.setdefault(tier.name, time.monotonic()) < PASSING_SECONDS
-
-    async def _report(self, tier: DesiredTier, observations: Sequence[Observation], upkeep: Upkeep) -> bool:
-        status = build_status(tier, observations, upkeep.lanes, now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-        (self._finished.add if is_enforced(status) else self._finished.discard)(tier.name)
-        if self._is_passing(tier, status, observations):
-            return False
-        if status == tier.status:
-            return True
-        try:
-            await self._reports.report(tier, status)
-        except ReportError as ex:
-            log.warning("status not written, trying again", tier=tier.name, cause=str(ex))
-            return False
-        self._wanted.note_status(tier, status)
-        return True

@@ -32,6 +32,11 @@ def build_status(tier: DesiredTier, observations: Sequence[Observation], lanes: 
     return status | {"conditions": conditions(tier, observations, regions, lanes, now=now)}
 
 
+def is_enforced_everywhere(tier: DesiredTier, observations: Sequence[Observation]) -> bool:
+    """Whether the status will say `Ready` of every region."""
+    return all(_state(tier, seen) == READY for seen in observations)
+
+
 def is_enforced(status: Mapping[str, Any]) -> bool:
     """Whether every region enforces what is wanted of it."""
     return all(region["state"] == READY for region in status.get("regions", ()))

@@ -20,6 +20,8 @@ from tidegate.limits.redis import RedisLimiter
 from tidegate.tiers.source import TierSource
 from tidegate_operator.desired import DesiredTier, Listing, desired_tier
 from tidegate_operator.errors import ReportError, SourceUnavailableError
+from tidegate_operator.lane_state import Upkeep
+from tidegate_operator.ports import LaneUpkeep
 from tidegate_operator.publisher import Publisher
 from tidegate_operator.reconciler import Reconciler
 
@@ -72,9 +74,9 @@ class Objects:
 
 
 @asynccontextmanager
-async def operator(objects: Objects, **servers: Any) -> AsyncIterator[Reconciler]:
+async def operator(objects: Objects, lanes: LaneUpkeep | None = None, **servers: Any) -> AsyncIterator[Reconciler]:
     publishers = [Publisher.connect(name, server.url, timeout_seconds=0.5) for name, server in servers.items()]
-    reconciler = Reconciler(publishers, objects, objects)
+    reconciler = Reconciler(publishers, objects, objects, lanes)
     task = asyncio.create_task(reconciler.run())
     try:
         yield reconciler
@@ -459,6 +461,41 @@ async def test_every_tier_says_that_workers_do_not_decide_though_their_redis_ans
         await limiter.aclose()
 
     assert told == "dublin: its Redis does not decide limits for some workers, so onStoreLoss does"
+
+
+@pytest.mark.parametrize("silent", ["report", "keep"])
+async def test_no_region_waits_for_an_api_server_that_does_not_answer(
+    valkeys: Any, workers: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, silent: str
+):
+    """Every tier has a status to be written, or a lane to be looked after, and each of these waits."""
+    frankfurt, dublin = valkeys(), valkeys()
+    objects = Objects(*(wanted(f"tier-{number}", uid=str(number)) for number in range(30)))
+    lanes, limits = NoLanes(), dict.fromkeys(objects.tiers, 10)
+    await workers(frankfurt)
+    async with operator(objects, lanes, frankfurt=frankfurt, dublin=dublin) as reconciler:
+        await eventually(holds(dublin, **limits))
+        await eventually(lambda: len(objects.statuses) == 30)
+        waiting = list[str]()
+
+        async def wait(tier: DesiredTier, *_: object) -> None:
+            waiting.append(tier.name)
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(objects if silent == "report" else lanes, silent, wait)
+        dublin.kill()
+        await eventually(lambda: len(waiting) >= 8)
+
+        frankfurt.flush()
+        reconciler.put(wanted("tier-29", uid="29", limit=20, generation=2))
+
+        await eventually(holds(frankfurt, **limits | {"tier-29": 20}), 0.9)
+
+
+class NoLanes:
+    """Keeps no lane, and says so at once."""
+
+    async def keep(self, tier: DesiredTier) -> Upkeep:
+        return Upkeep()
 
 
 async def test_a_frozen_region_does_not_hold_up_the_others(valkeys: Any, eventually: Eventually):
