@@ -68,16 +68,16 @@ class Reconciler:
     def put(self, tier: DesiredTier) -> None:
         """An object was seen. One that is being deleted has its tier retired, and says so."""
         if self._wanted.put(tier):
-            self._queue.add(tier.name)
+            self._queue.add(tier.name, first=True)
 
     def remove(self, name: str, uid: str) -> None:
         """An object is gone: retire its tier; from a region that does not answer, when it returns."""
         self._wanted.remove(name, uid)
-        self._queue.add(name)
+        self._queue.add(name, first=True)
 
     def look_at(self, name: str) -> None:
         """Something of a tier's changed that its object does not show."""
-        self._queue.add(name)
+        self._queue.add(name, first=True)
 
     async def resync(self) -> None:
         """List the wanted tiers and look at all of them in every region; tiers that nobody wants depart.

@@ -48,9 +48,10 @@ class Reporting:
         await self._queue.run()
 
     def put(self, tier: DesiredTier, observations: Sequence[Observation]) -> None:
-        """What the regions showed of `tier`; an older look that still waits is forgotten."""
+        """What the regions showed of `tier`; an older look that still waits is forgotten, and what nothing was said of yet goes first."""
         self._looks[tier.name] = _Look(tier, observations)
-        self._queue.add(tier.name)
+        is_news = tier.last_status.get("observedGeneration") != tier.generation
+        self._queue.add(tier.name, first=is_news)
 
     async def _work_on(self, name: str) -> bool:
         look = self._looks.get(name)

@@ -1,6 +1,7 @@
 """A keyed queue that coalesces: a key waits once, runs once at a time, comes back with backoff; fed and served by the reconciler."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 
@@ -28,15 +29,16 @@ class WorkQueue:
     def __init__(self, work: Callable[[str], Awaitable[bool]], *, concurrency: int = 8) -> None:
         self._work = work
         self._concurrency = concurrency
+        self._first: dict[str, None] = {}
         self._waiting: dict[str, None] = {}
         self._busy: set[str] = set()
         self._failures: dict[str, int] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
 
-    def add(self, key: str) -> None:
-        """Have `key` worked on; once more after the current run, if it is being worked on now."""
-        self._waiting[key] = None
+    def add(self, key: str, *, first: bool = False) -> None:
+        """Have `key` worked on, `first` before all keys that are not; once more after the current run, if it is being worked on now."""
+        (self._first if first else self._waiting)[key] = None
         self._wake.set()
 
     async def run(self) -> None:
@@ -54,15 +56,14 @@ class WorkQueue:
                 log.exception("working on a key failed unexpectedly", key=key)
                 is_done = False
             self._busy.discard(key)
-            if key in self._waiting:
-                self._wake.set()
             self._settle(key, is_done=is_done)
 
     async def _take(self) -> str:
         while True:
-            for key in self._waiting:
+            for key in itertools.chain(self._first, self._waiting):
                 if key not in self._busy:
-                    del self._waiting[key]
+                    self._first.pop(key, None)
+                    self._waiting.pop(key, None)
                     self._busy.add(key)
                     return key
             self._wake.clear()

@@ -206,6 +206,29 @@ async def test_looking_again_writes_nothing_while_nothing_changed(valkey: Any, w
         assert objects.statuses["free"] is before
 
 
+async def test_an_edit_does_not_wait_until_a_resync_has_looked_at_all_tiers(
+    valkey: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+):
+    objects = Objects(*(wanted(f"tier-{number}", uid=str(number)) for number in range(200)))
+    looks, original = list[str](), Publisher.read
+
+    async def read(self: Publisher, name: str | None) -> Any:
+        if name:
+            looks.append(name)
+        return await original(self, name)
+
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(lambda: len(objects.statuses) == 200)
+        monkeypatch.setattr(Publisher, "read", read)
+
+        await reconciler.resync()
+        looks.clear()
+        reconciler.put(wanted("tier-199", uid="199", limit=20, generation=2))
+
+        await eventually(lambda: len(looks) >= 200)
+    assert looks.index("tier-199") <= 8
+
+
 async def test_the_echo_of_a_status_is_no_reason_to_look_again(valkey: Any, workers: Any, eventually: Eventually):
     """Every status that is written comes back as an event."""
     objects = Objects(wanted())
@@ -213,7 +236,7 @@ async def test_the_echo_of_a_status_is_no_reason_to_look_again(valkey: Any, work
     async with operator(objects, frankfurt=valkey) as reconciler:
         await eventually(objects.is_ready)
         looks: list[str] = []
-        reconciler._queue.add = looks.append
+        reconciler._queue.add = lambda name, **_: looks.append(name)
 
         reconciler.put(objects.tiers["free"])
         reconciler.put(replace(objects.tiers["free"], status={"tampered": True}))
