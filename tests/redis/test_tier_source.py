@@ -13,8 +13,10 @@ from structlog.testing import capture_logs
 from tidegate.contract import keys
 from tidegate.contract.codec import Heartbeat, TierDocument, decode_heartbeat, encode_heartbeat, encode_tier
 from tidegate.contract.tier import Tier
+from tidegate.tiers import last_good as last_good_module
 from tidegate.tiers import source as source_module
 from tidegate.tiers.errors import TiersUnavailableError
+from tidegate.tiers.regional import Published, RegionalTiers
 from tidegate.tiers.snapshot import Documents
 from tidegate.tiers.source import TierSource
 
@@ -340,6 +342,52 @@ async def test_a_start_without_redis_has_the_last_good_tiers(
     assert second.snapshot == first.snapshot
     assert not second.connected
     assert sorted(path.name for path in last_good.parent.iterdir()) == ["tiers.json"]
+
+
+async def test_tiers_that_were_read_right_before_redis_was_lost_are_kept_too(
+    make: Make, valkeys: Callable[..., Any], eventually: Eventually, last_good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in force, so a restart while Redis is away must know them."""
+    server, read = valkeys(), RegionalTiers.read
+    async with server.client() as client:
+        await publish(client, 7, free=document("free", 10))
+
+    async def read_last(self: RegionalTiers) -> Published | None:
+        published = await read(self)
+        server.kill()
+        return published
+
+    monkeypatch.setattr(RegionalTiers, "read", read_last)
+    first = await make(server=server, last_good=last_good)
+    await eventually(last_good.exists)
+    await first.stop()
+
+    second = await make("worker-2", server=server, last_good=last_good)
+
+    assert second.snapshot == first.snapshot
+    assert second.snapshot.revision == 7
+
+
+async def test_tiers_that_the_disk_did_not_take_are_tried_again_and_the_trouble_is_logged_once(
+    redis: Redis, make: Make, eventually: Eventually, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(last_good_module, "AGAIN_SECONDS", 0.0)
+    tries: list[Path] = []
+    save = last_good_module.save
+    monkeypatch.setattr(last_good_module, "save", lambda path, documents: (tries.append(path), save(path, documents)))
+    obstacle = tmp_path / "state"
+    obstacle.write_text("")
+    await publish(redis, 1, free=document("free", 10))
+    with capture_logs() as logs:
+        await make(last_good=obstacle / "tiers.json")
+        await eventually(lambda: len(tries) >= 3)
+
+        obstacle.unlink()
+        await eventually((obstacle / "tiers.json").exists)
+        await eventually(lambda: "last good tiers saved again" in [entry["event"] for entry in logs])
+
+    assert [entry["event"] for entry in logs].count("last good tiers not saved, trying again") == 1
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"revision": 1}', '{"revision": "x", "tiers": {}}', '{"revision": 1, "tiers": [1]}'])

@@ -11,9 +11,8 @@ import structlog
 from tidegate.connections.connect import RegionalRedis
 from tidegate.contract.codec import TierDocument
 from tidegate.contract.tier import Tier
-from tidegate.tiers import last_good as last_good_file
 from tidegate.tiers.errors import TiersUnavailableError
-from tidegate.tiers.last_good import LastGoodError
+from tidegate.tiers.last_good import LastGood
 from tidegate.tiers.regional import Published, RegionalTiers, RegionUnreachableError
 from tidegate.tiers.roster import Roster
 from tidegate.tiers.snapshot import Documents, TierSnapshot
@@ -48,7 +47,7 @@ class TierSource:
     ) -> None:
         self._region = RegionalTiers(redis, worker_id=worker_id)
         self._default_tier = default_tier
-        self._last_good = last_good
+        self._last_good = LastGood(last_good)
         self._decides = decides
         self._documents = Documents()
         self._snapshot = self._documents.snapshot
@@ -132,22 +131,24 @@ class TierSource:
 
     async def _listen(self) -> None:
         # Subscribed first and loaded second: a change in between is a message that waits.
-        async with self._region.channel() as channel:
-            await self._region.subscribe(channel)
-            while True:
-                await self._synchronise()
-                await self._region.wait(channel, HEARTBEAT_SECONDS)
+        try:
+            async with self._region.channel() as channel:
+                await self._region.subscribe(channel)
+                while True:
+                    await self._synchronise()
+                    await self._last_good.keep(self._documents)
+                    await self._region.wait(channel, HEARTBEAT_SECONDS)
+        finally:
+            # Redis may be lost right after they were read, and the disk may take them by now.
+            await self._last_good.keep(self._documents)
 
     async def _synchronise(self) -> None:
-        before = self._documents
         # A region without a revision has lost its data: the operator fills it again, and until then the last tiers stay.
         while await self._report() not in (None, self._loaded_revision):
             published = await self._region.read()
             if published is not None:
                 self._swap(published)
         self._attempted.set()
-        if self._documents is not before:
-            await self._save()
 
     async def _report(self) -> int | None:
         region = await self._region.report(self._snapshot.revision, ready=bool(self._snapshot.tiers), deciding=self._decides())
@@ -166,22 +167,9 @@ class TierSource:
         log.info("tiers swapped", revision=published.revision, enforced=self._snapshot.revision, tiers=sorted(self._snapshot.tiers))
 
     def _recall(self) -> None:
-        if self._last_good is None:
-            return
-        try:
-            self._documents = last_good_file.load(self._last_good)
-        except LastGoodError as ex:
-            log.warning("last good tiers not read", reason=str(ex))
+        self._documents = self._last_good.recall()
         self._snapshot = self._documents.snapshot
         self._loaded_revision = self._snapshot.revision
-
-    async def _save(self) -> None:
-        if self._last_good is None:
-            return
-        try:
-            await asyncio.to_thread(last_good_file.save, self._last_good, self._documents)
-        except LastGoodError as ex:
-            log.warning("last good tiers not saved", reason=str(ex))
 
     async def _pause(self, reason: RegionUnreachableError) -> None:
         if not self._failures:
