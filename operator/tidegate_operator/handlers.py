@@ -19,7 +19,7 @@ import kopf
 from tidegate.contract.errors import TidegateError
 from tidegate_operator.api import GROUP, PLURAL, VERSION, TierApi
 from tidegate_operator.errors import SourceUnavailableError
-from tidegate_operator.kubernetes_api import KubernetesApi
+from tidegate_operator.kubernetes_api import ApiError, KubernetesApi
 from tidegate_operator.lane_objects import LANE
 from tidegate_operator.lanes import Lanes
 from tidegate_operator.lease import Lease
@@ -62,10 +62,12 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     api = TierApi(kubernetes, lanes.address if lanes else None)
     try:
         await api.list()
-    except SourceUnavailableError as ex:
+        if lanes:
+            await lanes.recall()
+    except (SourceUnavailableError, ApiError) as ex:
         # kopf looks for its resources once: watching begins when the definition is there, or never.
         await kubernetes.aclose()
-        raise kopf.TemporaryError(f"the tiers cannot be listed yet: {ex}", delay=2) from ex
+        raise kopf.TemporaryError(f"the tiers or their lanes cannot be listed yet: {ex}", delay=2) from ex
     reconciler = Reconciler(publishers, api, api, lanes)
     if lanes:
         # Only now, as it is not known before whether we may: kopf begins to watch after this function.

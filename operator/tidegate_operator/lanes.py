@@ -19,7 +19,7 @@ from tidegate.contract.codec import TierDocument
 from tidegate.contract.tier import Lane
 from tidegate_operator.desired import DesiredTier
 from tidegate_operator.kubernetes_api import ApiError, KubernetesApi
-from tidegate_operator.lane_objects import LaneOrder, Manifest, lane_address
+from tidegate_operator.lane_objects import LANE, LaneOrder, Manifest, lane_address
 from tidegate_operator.lane_site import LaneSite
 from tidegate_operator.lane_state import FAILED, LaneState, SeenLane, Upkeep, seen_lane, unseen_lane
 
@@ -63,6 +63,17 @@ class Lanes:
     def address(self, document: TierDocument) -> str:
         """Where workers find the lane of a tier; it may not be there yet."""
         return lane_address(self.site, document)
+
+    async def recall(self) -> None:
+        """See the lanes that are there, before any is kept: one that is taken for new is not changed in the order of a change.
+
+        Raises:
+            ApiError: The API server failed or refused.
+        """
+        selector = ",".join([*(f"{name}={value}" for name, value in self.site.labels.items()), LANE])
+        found = await self._kubernetes.list(*RESOURCES["StatefulSet"], {"labelSelector": selector})
+        for body in found["items"]:
+            self.see(body)
 
     def see(self, body: Mapping[str, Any], *, is_gone: bool = False) -> str:
         """Take what the API server shows of a lane's StatefulSet. Returns the name of its tier."""

@@ -47,6 +47,11 @@ class Kubernetes:
         requests, self.requests = self.requests, []
         return requests
 
+    async def list(self, version: str, resource: str, query: dict[str, str]) -> dict[str, Any]:
+        self._ask("list", resource)
+        assert query == {"labelSelector": "app.kubernetes.io/instance=tidegate,tidegate.dev/lane"}
+        return {"items": [self.last] if self.last else []}
+
 
 @pytest.fixture
 def kubernetes() -> Kubernetes:
@@ -79,6 +84,18 @@ async def test_a_lane_begins_and_ends_with_the_stateful_set_by_which_it_is_known
     assert (upkeep.lanes, upkeep.is_done) == ({}, True)
     await lanes.keep(tier("", 2))
     assert kubernetes.taken() == []
+
+
+async def test_an_operator_that_was_restarted_changes_the_lanes_that_are_there_in_the_order_of_a_change(kubernetes: Kubernetes):
+    """Another `lane.key`: a pod that is rolled before its Secret is there would refuse its workers, and nothing would roll it again."""
+    await Lanes(kubernetes, SITE, b"k" * 32).keep(tier())  # type: ignore[arg-type]
+    kubernetes.taken()
+    restarted = Lanes(kubernetes, SITE, b"n" * 32)  # type: ignore[arg-type]
+
+    await restarted.recall()
+    await restarted.keep(tier())
+
+    assert kubernetes.taken() == ["list statefulsets", *APPLIED]
 
 
 async def test_a_tier_that_is_looked_at_again_costs_no_request(lanes: Lanes, kubernetes: Kubernetes):
