@@ -116,6 +116,9 @@ class Lanes:
         except ApiError as ex:
             log.warning("cache lane not made, trying again", tier=order.document.tier.name, region=order.region, cause=str(ex))
             return LaneState(FAILED, f"It cannot be made: {ex}"[:1024])
+        if order.name not in self._seen:
+            # Somebody deleted it meanwhile, and that event has the tier looked at again: nothing of this is to be taken for applied.
+            return unseen_lane(order).state
         self._note(order, digest, answers[-1 if is_there else 0])
         return self._seen[order.name].state
 

@@ -1,5 +1,6 @@
 """How often the API server is asked about lanes, and in which order; what it says to that is in tests/kube/test_lanes.py."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +26,15 @@ class Kubernetes:
     version: int = 0
     last: dict[str, Any] = field(default_factory=dict)
     """The StatefulSet as it is now."""
+    before_answer: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """What happens between an apply of a resource and its answer, once."""
 
     async def apply(self, version: str, path: str, body: dict[str, Any], *, manager: str) -> dict[str, Any]:
         self._ask("apply", path)
         answer = body | {"metadata": body["metadata"] | {"generation": self.generation, "resourceVersion": str(self.version)}}
         if body["kind"] == "StatefulSet":
             self.last = answer
+        self.before_answer.pop(path.partition("/")[0], lambda: None)()
         return answer
 
     async def delete(self, version: str, path: str) -> None:
@@ -128,6 +132,25 @@ async def test_a_stateful_set_that_somebody_changed_or_removed_is_applied_again(
     await lanes.keep(tier())
 
     assert kubernetes.taken() == (MADE if is_gone else APPLIED)
+
+
+@pytest.mark.parametrize("resource", ["statefulsets", "secrets"])
+async def test_a_stateful_set_that_somebody_removes_while_its_lane_is_made_is_made_again_at_the_next_look(
+    lanes: Lanes, kubernetes: Kubernetes, resource: str
+):
+    """Whether the event comes before the answer to us or while the rest is made, it is what has the tier looked at again."""
+
+    def remove() -> None:
+        gone = kubernetes.last | {"metadata": kubernetes.last["metadata"] | {"resourceVersion": "99"}}
+        assert lanes.see(gone, is_gone=True) == "own"
+
+    kubernetes.before_answer = {resource: remove}
+    await lanes.keep(tier())
+    kubernetes.taken()
+
+    await lanes.keep(tier())
+
+    assert kubernetes.taken() == MADE
 
 
 async def test_an_answer_that_is_older_than_the_last_event_changes_no_state(lanes: Lanes, kubernetes: Kubernetes):
