@@ -39,14 +39,18 @@ class DesiredTier:
     observed_at: float = field(default_factory=time.monotonic, compare=False)
 
     @property
-    def age(self) -> tuple[str, int]:
-        """What orders the objects that had a name: the greatest is the one that counts."""
-        return self.created, self.resource_version
-
-    @property
     def last_status(self) -> Mapping[str, Any]:
         """The status before this look, empty when there is none."""
         return self.status or {}
+
+    def supersedes(self, other: "DesiredTier") -> bool:
+        """Whether this is a newer generation than `other`, or a newer object of its name."""
+        if self.uid == other.uid:
+            return self.generation > other.generation
+        if self.resource_version and other.resource_version:
+            return self.resource_version > other.resource_version
+        # By the clocks of API servers, which differ.
+        return self.created > other.created
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,17 +40,21 @@ class WantedTiers:
 
         One that is being deleted departs. Returns whether anything is new; what is not is the echo of a status that we wrote.
         """
-        known = self.tiers.get(tier.name)
         self._touched[tier.name] = time.monotonic()
         if tier.held_by is not None:
             self.remove(tier.name, tier.uid, held=tier)
             return True
-        if known and known.uid != tier.uid and known.age > tier.age:
-            return False  # nothing orders the events of two objects: this one is gone already
+        known = self.tiers.get(tier.name)
+        if known and known.supersedes(tier):
+            return False  # nothing orders events with a listing, nor those of two objects: this is how it was before
+        return self._take(tier)
+
+    def _take(self, tier: DesiredTier) -> bool:
+        known = self.tiers.get(tier.name)
         if known and known.uid == tier.uid:
-            if known.generation > tier.generation or (known.generation == tier.generation and known.status == tier.status):
-                return False
             tier = _inheriting(tier, known)
+            if tier == known:
+                return False
         self.departures.pop(tier.name, None)
         self.tiers[tier.name] = tier
         return True
@@ -77,12 +81,14 @@ class WantedTiers:
     def merge(self, listed: Mapping[str, DesiredTier], *, started: float, is_complete: bool) -> None:
         """Take a listing that began at `started` (monotonic seconds); what an event touched since is newer and stays.
 
-        A tier that a complete listing lacks departs.
+        A complete one decides about all else, also where it shows what looks older: an event may have been lost, or the API server's
+        data restored. A tier that it lacks departs.
         """
         since = {name for name, at in self._touched.items() if at >= started}
+        take = self._take if is_complete else self.put
         for name, tier in listed.items():
             if name not in since:
-                self.put(tier)
+                take(tier)
         absent = [tier for name, tier in self.tiers.items() if is_complete and name not in listed and name not in since]
         for tier in absent:
             self.remove(tier.name, tier.uid)
