@@ -8,11 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
 from tidegate.contract.codec import TierDocument
 from tidegate.contract.tier import Lane
 from tidegate_operator.desired import DesiredTier, Listing, desired_tier
 from tidegate_operator.errors import ReportError, SourceUnavailableError
 from tidegate_operator.kubernetes_api import ApiError, KubernetesApi
+from tidegate_operator.status import newly_superseded
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 GROUP, VERSION, PLURAL = "tidegate.dev", "v1alpha1", "ratelimittiers"
 PAGE = 500
@@ -67,6 +72,8 @@ class TierApi:
         except ApiError as ex:
             if ex.status != 404:
                 raise ReportError(str(ex)) from ex
+        if trouble := newly_superseded(tier, status):
+            log.warning("tier not enforced, a newer generation is kept", tier=tier.name, cause=trouble)
 
     def read(self, body: Mapping[str, Any]) -> DesiredTier:
         """What a RateLimitTier, as the API server sends it, wants."""

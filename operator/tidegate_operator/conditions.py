@@ -7,8 +7,11 @@ from typing import Any
 from tidegate_operator.desired import DesiredTier
 from tidegate_operator.lane_state import FAILED, PROGRESSING, READY, LaneState
 from tidegate_operator.observation import Observation
+from tidegate_operator.plan import is_newer
 
-TROUBLES = ("RegionUnreachable", "WriteRefused", "NoReadyWorkers", "LimitsNotDecided")
+NEWER_GENERATION = "NewerGeneration"
+"""Reason of `Degraded` and `Programmed` where a region keeps a newer generation: somebody's data or clock went back."""
+TROUBLES = ("RegionUnreachable", "WriteRefused", NEWER_GENERATION, "NoReadyWorkers", "LimitsNotDecided")
 """Reasons of `Degraded`, the worst first."""
 DELETING = "Deleting"
 """Reason of `Programmed` and `Ready` once a tier's object was deleted and finalizers hold it, as other controllers call it."""
@@ -31,7 +34,7 @@ def conditions(
     now: str,
 ) -> list[dict[str, Any]]:
     """Accepted, Programmed, Degraded, Ready, and LaneReady where there are lanes; each keeps the time of its last flip, or takes `now`."""
-    verdicts = [_accepted(tier), _programmed(tier, observations), _degraded(observations), _ready(tier, regions)]
+    verdicts = [_accepted(tier), _programmed(tier, observations), _degraded(tier, observations), _ready(tier, regions)]
     verdicts += [_lane_ready(lanes)] if lanes else []
     before = {condition.get("type"): condition for condition in tier.last_status.get("conditions", ())}
     return [_condition(verdict, before.get(verdict.kind, {}), tier.generation, now) for verdict in verdicts]
@@ -73,17 +76,26 @@ def _programmed(tier: DesiredTier, observations: Sequence[Observation]) -> _Verd
     if not missing:
         return _Verdict("Programmed", True, "Programmed", "Every region holds this generation")
     reason = "Pending"
-    if all(seen.problem for seen in observations if seen.region in missing):
+    if any(_newer_generation(tier, seen) for seen in observations):
+        reason = NEWER_GENERATION
+    elif all(seen.problem for seen in observations if seen.region in missing):
         reason = "RegionUnreachable" if all(seen.view is None for seen in observations if seen.region in missing) else "WriteRefused"
     return _Verdict("Programmed", False, reason, f"Not published in {', '.join(missing)}")
 
 
-def _degraded(observations: Sequence[Observation]) -> _Verdict:
-    found = [trouble for seen in observations if (trouble := _trouble(seen))]
+def _degraded(tier: DesiredTier, observations: Sequence[Observation]) -> _Verdict:
+    found = [trouble for seen in observations if (trouble := _newer_generation(tier, seen) or _trouble(seen))]
     if not found:
         return _Verdict("Degraded", False, "AsExpected", "Every region answers, has workers and decides limits")
     worst = min((reason for reason, _ in found), key=TROUBLES.index)
     return _Verdict("Degraded", True, worst, "; ".join(message for _, message in found))
+
+
+def _newer_generation(tier: DesiredTier, seen: Observation) -> tuple[str, str] | None:
+    if tier.document is None or seen.stored is None or not is_newer(seen.stored, tier.document):
+        return None
+    held, wanted = seen.stored.generation, tier.document.generation
+    return NEWER_GENERATION, f"{seen.region}: it keeps generation {held}, newer than {wanted}; delete the tier and create it again"
 
 
 def _trouble(seen: Observation) -> tuple[str, str] | None:

@@ -25,7 +25,7 @@ from tidegate_operator.manifests import ManifestDirectory
 from tidegate_operator.publisher import Publisher
 from tidegate_operator.reconciler import Reconciler
 from tidegate_operator.settings import Settings
-from tidegate_operator.status import is_enforced, summary
+from tidegate_operator.status import is_enforced, newly_superseded, summary
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -34,13 +34,19 @@ STEP_MILLISECONDS = 50
 
 
 class EnforcementLog:
-    """Says in one line when a tier's content is enforced everywhere, once for each generation; takes the statuses of the reconciler."""
+    """Says in one line when a tier's content is enforced everywhere, and when regions keep a newer one; once for each generation.
+
+    It takes the statuses of the reconciler.
+    """
 
     def __init__(self) -> None:
         self._said: dict[str, int] = {}
 
     async def report(self, tier: DesiredTier, status: Mapping[str, Any]) -> None:
         """Log the line when it is news."""
+        if trouble := newly_superseded(tier, status):
+            sentence = f"tier {tier.name}: {trouble}, or start the operator again once its clock is right"
+            log.warning(sentence, tier=tier.name, generation=tier.generation)
         if not is_enforced(status) or self._said.get(tier.name) == tier.generation:
             return
         self._said[tier.name] = tier.generation

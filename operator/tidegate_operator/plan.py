@@ -30,10 +30,11 @@ def plan(desired: TierDocument | None, published: Stored | None) -> Publish | Re
     """The one step that brings a region from `published` to `desired`; None means that the tier is not there."""
     if desired is None:
         return Nothing() if published is None else Retire(published.name, published.uid)
-    if published and (published.document == desired or _is_newer(published, desired)):
+    if published and (published.document == desired or is_newer(published, desired)):
         return Nothing()
     return Publish(desired)
 
 
-def _is_newer(published: Stored, desired: TierDocument) -> bool:
+def is_newer(published: Stored, desired: TierDocument) -> bool:
+    """Whether a region holds a newer generation of the same object, which is never rolled back."""
     return published.uid == desired.uid and published.generation > desired.generation

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidegate.contract.errors import Violation
-from tidegate_operator.conditions import conditions
+from tidegate_operator.conditions import NEWER_GENERATION, conditions
 from tidegate_operator.desired import DesiredTier, not_enforced
 from tidegate_operator.lane_state import LaneState
 from tidegate_operator.observation import Observation, RegionView
@@ -40,6 +40,14 @@ def is_enforced_everywhere(tier: DesiredTier, observations: Sequence[Observation
 def is_enforced(status: Mapping[str, Any]) -> bool:
     """Whether every region enforces what is wanted of it."""
     return all(region["state"] == READY for region in status.get("regions", ()))
+
+
+def newly_superseded(tier: DesiredTier, status: Mapping[str, Any]) -> str:
+    """What to tell people when `status` is the first to say that regions keep a newer generation than this one; else empty."""
+    before, after = ({one.get("type"): one for one in found.get("conditions", ())} for found in (tier.last_status, status))
+    told, programmed = before.get("Programmed", {}), after.get("Programmed", {})
+    is_news = any(told.get(field) != programmed.get(field) for field in ("reason", "observedGeneration"))
+    return str(after["Degraded"]["message"]) if is_news and programmed["reason"] == NEWER_GENERATION else ""
 
 
 def summary(name: str, status: Mapping[str, Any]) -> str:

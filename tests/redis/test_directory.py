@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from tidegate.contract import keys
 from tidegate.contract.codec import decode_tier
@@ -195,6 +196,30 @@ async def test_a_broken_file_at_the_start_retires_nothing(operator: DirectoryOpe
     operator.start()
 
     await eventually(operator.holds(free=20, pro=10), 10)
+
+
+async def test_a_clock_that_went_back_is_a_warning_and_a_tier_that_is_made_anew_is_enforced(
+    operator: DirectoryOperator, redis: Redis, eventually: Eventually
+):
+    """A file's generation is the time of its edit, and a region never goes back to an older one."""
+    operator.write("free.yaml", manifest())
+    operator.write("pro.yaml", manifest("pro"))
+    operator.start()
+    await eventually(operator.holds(free=10, pro=10), 10)
+    operator.stop()
+    stored = json.loads(await redis.hget(keys.TIERS, "pro"))
+    await redis.hset(keys.TIERS, "pro", json.dumps(stored | {"generation": stored["generation"] + 3_600_000}))
+
+    operator.write("pro.yaml", manifest("pro", limit=20))
+    operator.start()
+    await eventually(operator.said(f"tier pro: frankfurt: it keeps generation {stored['generation'] + 3_600_000}, newer than "), 10)
+    assert await operator.holds(free=10, pro=10)()
+    (operator.directory / "pro.yaml").unlink()
+    await eventually(operator.holds(free=10), 2)
+    operator.write("pro.yaml", manifest("pro", limit=20))
+
+    await eventually(operator.holds(free=10, pro=20), 2)
+    assert operator.log().count("it keeps generation") == 1
 
 
 async def test_sigterm_ends_it_cleanly(operator: DirectoryOperator, eventually: Eventually):

@@ -9,7 +9,7 @@ from tidegate.contract.codec import Heartbeat
 from tidegate_operator.desired import DesiredTier, desired_tier
 from tidegate_operator.lane_state import LaneState
 from tidegate_operator.observation import Observation, RegionView, Stored, region_view
-from tidegate_operator.status import build_status, summary
+from tidegate_operator.status import build_status, newly_superseded, summary
 
 SPEC = {"windows": [{"name": "minute", "limit": 10, "period": "1m"}]}
 FIRST, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:00:09Z"
@@ -129,6 +129,31 @@ def test_the_worst_trouble_is_the_reason_and_the_message_names_each_region(troub
     assert condition(status, "Degraded") == ("True", reason)
     assert [part[: len(name)] for part, name in zip(message.split("; "), named, strict=True)] == named
     assert "frankfurt" not in message
+
+
+def test_a_region_that_keeps_a_newer_generation_is_named_with_both_and_what_to_do():
+    """As after a restore from a backup: no edit would be enforced, and nothing would say why."""
+    status = build_status(tier(7), [seen("frankfurt", tier(7)), seen("dublin", tier(9))], {}, now=FIRST)
+
+    assert condition(status, "Degraded") == ("True", "NewerGeneration")
+    assert condition(status, "Programmed") == ("False", "NewerGeneration")
+    assert status["conditions"][2]["message"] == "dublin: it keeps generation 9, newer than 7; delete the tier and create it again"
+
+
+def test_a_newer_generation_is_news_once_for_each_that_it_is_newer_than():
+    def first(before: dict[str, Any], generation: int, ready: int = 2) -> tuple[str, dict[str, Any]]:
+        wanted = tier(generation, status=before)
+        status = build_status(wanted, [seen("dublin", tier(9), ready, ready)], {}, now=FIRST)
+        return newly_superseded(wanted, status), status
+
+    told, status = first({}, 7)
+    again, _ = first(status, 7, ready=1)
+    edited, status = first(status, 8)
+    enforced, _ = first(status, 9)
+
+    assert (told[:32], edited[:32]) == ("dublin: it keeps generation 9, n", "dublin: it keeps generation 9, n")
+    assert ("newer than 7" in told, "newer than 8" in edited) == (True, True)
+    assert (again, enforced) == ("", "")
 
 
 def test_a_refused_spec_is_not_accepted_and_the_last_good_one_stays():

@@ -10,11 +10,14 @@ import pytest
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from structlog.testing import capture_logs
 
 from tidegate_operator.api import TierApi
 from tidegate_operator.desired import desired_tier
 from tidegate_operator.errors import ReportError, SourceUnavailableError
 from tidegate_operator.kubernetes_api import Connection, KubernetesApi
+from tidegate_operator.observation import Observation, RegionView, Stored
+from tidegate_operator.status import build_status
 
 SPEC = {"windows": [{"name": "minute", "limit": 10, "period": "1m"}]}
 MADE = "2026-11-25T12:00:00Z"
@@ -78,6 +81,19 @@ async def test_the_tiers_that_the_server_holds_are_listed(api: TierApi):
     listing = await api.list()
 
     assert listing.tiers == {"free": desired_tier("free", "a", 1, SPEC, status={}, created=MADE)}
+
+
+async def test_a_tier_that_stays_behind_a_newer_generation_is_a_warning(api: TierApi):
+    kept = desired_tier("free", "a", 9, SPEC).document
+    assert kept is not None
+    seen = [Observation("dublin", RegionView(5, 1, 1), Stored("free", "a", 9, kept))]
+    with capture_logs() as logs:
+        await api.report(TIER, build_status(TIER, seen, {}, now=MADE))
+        await api.report(TIER, build_status(TIER, [], {}, now=MADE))
+
+    assert [(entry["log_level"], entry["tier"], entry["cause"][:30]) for entry in logs] == [
+        ("warning", "free", "dublin: it keeps generation 9,")
+    ]
 
 
 LOGIN_FAILURES = [
