@@ -278,6 +278,21 @@ async def test_an_edit_leaves_every_other_tier_the_same_object(redis: Redis, mak
     assert source.snapshot.tiers["free"] is before
 
 
+async def test_a_swap_logs_what_changed_and_few_names_of_many(redis: Redis, make: Make, eventually: Eventually) -> None:
+    """A line that grows with the number of tiers would be written by every worker at every edit."""
+    many = {f"tier-{number:02}": document(f"tier-{number:02}", 10) for number in range(50)}
+    await publish(redis, 1, **many)
+    with capture_logs() as logs:
+        source = await make()
+        del many["tier-07"]
+        await publish(redis, 2, **many | {"tier-03": document("tier-03", 20), "new": document("new", 1)})
+        await eventually(lambda: source.snapshot.revision == 2)
+
+    first, second = (entry for entry in logs if entry["event"] == "tiers swapped")
+    assert (first["tiers"], first["changed"], len(first["names"])) == (50, 50, source_module.LOGGED_CHANGES)
+    assert (second["tiers"], second["changed"], second["names"]) == (50, 3, ["new", "tier-03", "tier-07"])
+
+
 async def test_a_document_that_stays_bad_stays_unread(redis: Redis, make: Make, eventually: Eventually) -> None:
     await publish(redis, 1, free=document("free", 10))
     source = await make()

@@ -46,6 +46,11 @@ class Documents:
         tiers = {name: document.tier for name, document in self.by_name.items()}
         return TierSnapshot(self.revision, MappingProxyType(tiers))
 
+    def changed_since(self, before: "Documents") -> list[str]:
+        """Names of the tiers that came, went or are others than in `before`."""
+        names = self.by_name.keys() | before.by_name.keys()
+        return sorted(name for name in names if self.by_name.get(name) is not before.by_name.get(name))
+
     def follow(self, revision: int, texts: Mapping[str, bytes | str]) -> "Documents":
         """What to enforce once Redis holds `texts` at `revision`.
 

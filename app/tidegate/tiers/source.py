@@ -27,6 +27,8 @@ START_SECONDS = 2.0
 RETRY_SECONDS = (0.05, 1.0)
 """First and longest pause between attempts; it doubles, with jitter, so that workers do not come back all at once."""
 LOGGED_NAMES = 100
+LOGGED_CHANGES = 10
+"""Names in the line of one swap: the first swap changes every tier, and there may be thousands."""
 CANCELLATION_SECONDS = 0.1
 """After this long without effect a cancellation is repeated."""
 
@@ -160,11 +162,20 @@ class TierSource:
         return region.revision
 
     def _swap(self, published: Published) -> None:
-        self._documents = self._documents.follow(published.revision, published.texts)
+        before = self._documents
+        self._documents = before.follow(published.revision, published.texts)
         self._snapshot = self._documents.snapshot
         self._loaded_revision = published.revision
         self._unknown.clear()
-        log.info("tiers swapped", revision=published.revision, enforced=self._snapshot.revision, tiers=sorted(self._snapshot.tiers))
+        changed = self._documents.changed_since(before)
+        log.info(
+            "tiers swapped",
+            revision=published.revision,
+            enforced=self._snapshot.revision,
+            tiers=len(self._snapshot.tiers),
+            changed=len(changed),
+            names=changed[:LOGGED_CHANGES],
+        )
 
     def _recall(self) -> None:
         self._documents = self._last_good.recall()
