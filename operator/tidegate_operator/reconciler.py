@@ -54,7 +54,6 @@ class Reconciler:
         self._passing_since: dict[str, float] = {}
         self._listing = asyncio.Lock()
         self._has_listed = False
-        self._knows_all = False
 
     async def run(self) -> None:
         """Serve until cancelled; an error that nobody expected is logged, and what it stopped is tried again."""
@@ -89,11 +88,8 @@ class Reconciler:
             started = time.monotonic()
             listing = await self._source.list()
             self._wanted.merge(listing.tiers, started=started, is_complete=listing.is_complete)
-            self._knows_all = self._knows_all or listing.is_complete
             if listing.is_complete:
                 await asyncio.gather(*(self._find_orphans(watch) for watch in self._watches))
-            elif not self._knows_all:
-                log.warning("not all wanted tiers can be read, so no empty region is filled")
             self._has_listed = True
         self._look_at_everything()
 
@@ -157,8 +153,8 @@ class Reconciler:
         return self._wanted.adopt(tier, max(known, key=lambda document: document.generation))
 
     async def _all_documents(self) -> Sequence[TierDocument] | None:
-        # Before a complete listing there may be tiers of which no event has come, and a region that is filled without them drops them.
-        if not self._knows_all:
+        # Before a listing there may be tiers of which no event has come, and a region that is filled without them drops them.
+        if not self._has_listed:
             return None
         for tier in list(self._wanted.tiers.values()):
             if tier.document is None:

@@ -305,10 +305,10 @@ async def test_a_refill_has_the_last_good_spec_of_a_tier_that_is_refused_now(val
     assert seen[0] == {"free", "pro"}
 
 
-async def test_an_empty_region_is_left_alone_until_all_wanted_tiers_are_known(valkey: Any, eventually: Eventually):
-    """Of most of them no event has come yet, or a file that was never valid may hold them."""
+async def test_an_empty_region_is_left_alone_until_the_wanted_tiers_are_listed(valkey: Any, eventually: Eventually):
+    """Of most of them no event has come yet."""
     objects, listed = Objects(wanted(), wanted("pro", uid="b")), asyncio.Event()
-    objects.is_complete, original = False, objects.list
+    original = objects.list
 
     async def listing() -> Listing:
         await listed.wait()
@@ -318,13 +318,11 @@ async def test_an_empty_region_is_left_alone_until_all_wanted_tiers_are_known(va
     async with operator(objects, frankfurt=valkey) as reconciler, valkey.client() as client:
         reconciler.put(wanted())
         await eventually(lambda: "free" in objects.statuses)
-        listed.set()
-        await eventually(lambda: "pro" in objects.statuses)
-
         assert await client.keys() == []
         assert objects.states() == {"frankfurt": "Progressing"}
-        objects.is_complete = True
-        await reconciler.resync()
+
+        listed.set()
+
         await eventually(holds(valkey, free=10, pro=10))
 
 
