@@ -57,6 +57,9 @@ class Refill:
             return False
         started = time.monotonic()
         outcome = await self._publisher.fill(documents)
-        seconds = round(time.monotonic() - started, 3)
-        log.info("tiers written", tiers=len(documents), region=self._publisher.region, outcome=outcome, seconds=seconds)
+        region, seconds = self._publisher.region, round(time.monotonic() - started, 3)
+        log.info("empty region filled", tiers=len(documents), region=region, outcome=outcome, seconds=seconds)
+        if outcome == "filled":
+            for document in documents:
+                log.info("tier written", tier=document.tier.name, region=region, generation=document.generation, outcome=outcome)
         return True

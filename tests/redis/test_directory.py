@@ -179,6 +179,9 @@ async def test_a_broken_file_at_the_start_keeps_no_other_tier_from_an_empty_regi
     operator.write("pro.yaml", manifest("pro"))
 
     await eventually(operator.holds(free=10, pro=10), 2)
+    # As of any other write, the log tells of which tiers.
+    await eventually(operator.said('"outcome": "filled"'), 2)
+    assert all(f'"tier": "{name}"' in operator.log() for name in ("free", "pro"))
 
 
 async def test_a_broken_file_at_the_start_retires_nothing(operator: DirectoryOperator, eventually: Eventually):
