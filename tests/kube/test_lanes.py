@@ -232,6 +232,31 @@ def test_a_restarted_operator_changes_nothing_of_a_lane_that_is_right(running: P
     assert {one["metadata"]["name"] + one["kind"]: one["metadata"]["resourceVersion"] for one in found.of("kept")} == before
 
 
+def test_another_key_rolls_no_lane_whose_secret_cannot_be_written(
+    valkey: Valkey, kubectl: Kubectl, cluster: ControlPlane, api: Any, crd: Json, built: Any, lanes: Any, tmp_path: Path
+) -> None:
+    """A server reads its Secret once: one that was rolled before would refuse its workers, also when the Secret is there at last."""
+    tiers, region = TierClient(api, make_namespace(api)), SimpleNamespace(name="dublin", valkey=valkey)
+    found, rights = LaneObjects(kubectl, tiers.namespace), rendered(built, cluster, tiers.namespace)
+    tiers.create("keyed", dedicated())
+    with operator(tmp_path, [region], sign_in(kubectl, cluster, tiers.namespace, rights), tiers.namespace, **lanes):
+        eventually(lambda: found.made("keyed"), seconds=20)
+    before = found.one("keyed", "StatefulSet", "dublin")["spec"]
+    key = tmp_path / "lane.key"
+    key.write_text("another-key-of-at-least-thirty-two-bytes")
+    other = {**lanes, "TIDEGATE_OPERATOR_LANE_KEY_FILE": str(key)}
+
+    halted = sign_in(kubectl, cluster, tiers.namespace, without(rights, "secrets", "patch"))
+    with operator(tmp_path, [region], halted, tiers.namespace, **other) as program:
+        # In either region.
+        eventually(lambda: program.log.read_text().count("cache lane not made") >= 2, seconds=20)
+    halfway = found.one("keyed", "StatefulSet", "dublin")["spec"]
+    with operator(tmp_path, [region], sign_in(kubectl, cluster, tiers.namespace, rights), tiers.namespace, **other):
+        eventually(lambda: found.one("keyed", "StatefulSet", "dublin")["spec"] != before, seconds=20)
+
+    assert halfway == before
+
+
 @pytest.mark.parametrize(
     ("resource", "made"),
     [
