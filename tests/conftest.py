@@ -21,6 +21,7 @@ from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.topologies import ValkeyCluster
@@ -44,12 +45,6 @@ def valkey_binary() -> str:
     binary = str(found[0]) if found else shutil.which("valkey-server") or shutil.which("redis-server")
     assert binary, "no Valkey: install the test dependencies"
     return binary
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Valkey:

@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kube.processes import Program, eventually, free_port
+from tests.kube.processes import Program, eventually
+from tests.ports import free_port
 
 SETTLING_SECONDS = 30.0
 

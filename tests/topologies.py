@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis import Redis as BlockingRedis
 from redis.exceptions import RedisError
-from tests.conftest import Valkey, free_port
+from tests.conftest import Valkey
+from tests.ports import free_port
 
 SETTLING_SECONDS = 20.0
 SLOTS = 16_384

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Self
 
 from tests.etcd_cluster import EtcdCluster, Member
-from tests.kube.processes import eventually, free_port
+from tests.kube.processes import eventually
+from tests.ports import free_port
 
 FROM = re.compile(rb"X-Server-From: ([0-9a-f]+)", re.IGNORECASE)
 """By which a member says, in all that it sends of Raft, which one it is."""

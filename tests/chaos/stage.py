@@ -16,7 +16,8 @@ import httpx
 from redis import Redis
 from redis.exceptions import RedisError
 from tests.conftest import valkey_binary
-from tests.kube.processes import Program, eventually, free_port
+from tests.kube.processes import Program, eventually
+from tests.ports import free_port
 from tests.redis.conftest import Issuer
 
 from tidegate.contract import keys

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 from tests.chart.rendering import Json, find
-from tests.conftest import free_port
 from tests.fake_api import FakeApi
+from tests.ports import free_port
 
 from tidegate.local.client import Client
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from tests.cluster.images import chart_values, reference
 from tests.kube.chart import RELEASE, Helm
 from tests.kube.control_plane import Kubectl
-from tests.kube.processes import Program, eventually, free_port
+from tests.kube.processes import Program, eventually
 from tests.kube.tiers import Json, TierClient, limited
+from tests.ports import free_port
 
 from tidegate.local.client import Client
 from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys

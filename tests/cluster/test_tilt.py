@@ -14,9 +14,10 @@ from tests.cluster.control_plane import SERVER
 from tests.cluster.release import Release
 from tests.cluster.tilt import IMAGE_BUILDER, Tilt, copy_sources, is_settled
 from tests.kube.control_plane import ControlPlane
-from tests.kube.processes import eventually, free_port
+from tests.kube.processes import eventually
 from tests.kube.tiers import condition
 from tests.kube.tools import tool
+from tests.ports import free_port
 
 CRD = "crd/ratelimittiers.tidegate.dev"
 # As the Tiltfile forwards them, region by region.

@@ -14,7 +14,8 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from kubernetes import client
-from tests.kube.processes import Program, free_port
+from tests.kube.processes import Program
+from tests.ports import free_port
 
 ADMIN = "admin"
 ADMIN_TOKEN = "admin-of-the-tests"

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-from tests.kube.processes import Program, dying_with_parent, eventually, free_port
+from tests.kube.processes import Program, dying_with_parent, eventually
 from tests.kube.tiers import Json
+from tests.ports import free_port
 
 START_SECONDS = 30
 # As patient as a worker, TIDEGATE_STORE_TIMEOUT_SECONDS.

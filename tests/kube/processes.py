@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -101,10 +100,3 @@ def eventually(probe: Callable[[], Value], *, seconds: float) -> Value:
             raise TimeoutError(f"still {answer!r} after {seconds} s")
         time.sleep(POLL_SECONDS)
     return answer
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 from redis import Redis
 from tests.conftest import Valkey
-from tests.kube.processes import Program, eventually, free_port
+from tests.kube.processes import Program, eventually
+from tests.ports import free_port
 
 from tidegate.contract import keys
 from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys

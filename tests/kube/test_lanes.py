@@ -22,10 +22,11 @@ from tests.kube.chart import Helm
 from tests.kube.conftest import make_namespace
 from tests.kube.control_plane import ControlPlane, Kubectl
 from tests.kube.lanes import KINDS, LaneObjects, dedicated, pod_of, states
-from tests.kube.processes import Program, eventually, free_port
+from tests.kube.processes import Program, eventually
 from tests.kube.rights import RIGHTS, rendered, sign_in, without
 from tests.kube.stage import DEFAULT_TIER, Regions, operator
 from tests.kube.tiers import Json, TierClient, condition, limited
+from tests.ports import free_port
 from tests.redis.cache_stage import Documents, cache_status, serving
 from tests.redis.conftest import Issuer
 

@@ -9,9 +9,10 @@ import httpx
 import pytest
 from tests.conftest import Valkey
 from tests.kube.control_plane import ControlPlane, Kubectl
-from tests.kube.processes import Program, eventually, free_port
+from tests.kube.processes import Program, eventually
 from tests.kube.stage import Regions, everywhere, operator, seconds_until_enforced
 from tests.kube.tiers import TierClient, limited
+from tests.ports import free_port
 
 
 def test_a_created_or_edited_tier_is_enforced_in_both_regions_within_a_second(

@@ -9,8 +9,9 @@ import pytest
 from tests.kube.chart import render
 from tests.kube.control_plane import ControlPlane, Kubectl
 from tests.kube.members import named
-from tests.kube.processes import Program, eventually, free_port
+from tests.kube.processes import Program, eventually
 from tests.kube.tiers import Json
+from tests.ports import free_port
 
 Place = Callable[..., Mapping[str, str]]
 ZONE = "topology.kubernetes.io/zone"

@@ -12,7 +12,8 @@ import pytest
 from redis.crc import key_slot
 from redis.exceptions import RedisError, ResponseError
 from structlog.testing import capture_logs
-from tests.conftest import Valkey, free_port
+from tests.conftest import Valkey
+from tests.ports import free_port
 from tests.topologies import Certificates, ValkeyCluster, Way
 
 from tidegate.connections.cluster import Cluster

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from schemathesis import Case, CheckContext, GenerationMode, Response
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core import NOT_SET
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.redis.conftest import Issuer, Start, publish_pro, wait_for
 
 from tidegate.application import create_app

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from redis.asyncio import Redis
-from tests.conftest import free_port
+from tests.ports import free_port
 from tests.redis.conftest import Start, publish_pro, wait_for
 
 from tidegate.contract import keys

@@ -1,0 +1,17 @@
+"""Ports of the loopback for servers of the tests; called by whatever starts one."""
+
+import secrets
+import socket
+from contextlib import suppress
+
+# Below what Linux gives the client's end of a connection (32768 and more): such a port may be taken again before a server has it.
+LOWEST, HIGHEST = 12_000, 32_000
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody has; chosen without a seed, as several processes of tests choose at once."""
+    while True:
+        port = LOWEST + secrets.randbelow(HIGHEST - LOWEST)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
