@@ -1,6 +1,5 @@
 """Carries one tier into, or out of, one watched region: read, plan, act; called by the reconciler."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -15,8 +14,8 @@ from tidegate_operator.regions import RegionWatch
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-async def publish_into(watch: RegionWatch, name: str, document: TierDocument | None, *, on_write: Callable[[], None]) -> Observation:
-    """Have the region hold `document`, or only look when it is None; `on_write` is called before anything is written."""
+async def publish_into(watch: RegionWatch, name: str, document: TierDocument | None) -> Observation:
+    """Have the region hold `document`, or only look when it is None; a region that is just being filled is to be looked at again."""
     publisher = watch.publisher
     if watch.problem:
         return Observation(publisher.region, problem=watch.problem)
@@ -24,11 +23,11 @@ async def publish_into(watch: RegionWatch, name: str, document: TierDocument | N
     try:
         seen = await publisher.read(name)
         if document and seen.is_empty:
-            on_write()
+            if watch.refill.is_under_way:
+                return replace(seen, is_being_filled=True)
             seen = await _refilled(watch, seen, name)
         action = plan(document, seen.stored) if document and not seen.is_empty else None
         if isinstance(action, Publish):
-            on_write()
             await _publish(publisher, action.document)
             seen = await publisher.read(name)
     except RegionUnreachableError as ex:
@@ -38,12 +37,15 @@ async def publish_into(watch: RegionWatch, name: str, document: TierDocument | N
 
 
 async def retire_from(watch: RegionWatch, name: str, uid: str) -> bool:
-    """Have the region hold no tier `name` of this uid; False when it could not be reached."""
+    """Have the region hold no tier `name` of this uid; False: it was not reached, or is being filled, maybe with that tier."""
     publisher = watch.publisher
     if watch.problem:
         return False
     try:
-        stored = (await _refilled(watch, await publisher.read(name), name)).stored
+        seen = await publisher.read(name)
+        if seen.is_empty and watch.refill.is_under_way:
+            return False
+        stored = (await _refilled(watch, seen, name)).stored
         action = plan(None, stored if stored and stored.uid == uid else None)
         if isinstance(action, Retire):
             outcome = await publisher.retire(action.name, action.uid)

@@ -2,8 +2,11 @@
 -- KEYS  1 hash of tiers   2 revision (microseconds)
 -- ARGV  1 channel   then tier name and document (JSON) in turn
 -- Returns {outcome, revision before ("0": none), revision after}.
--- Outcome: "filled", or "kept" when there is a revision.
+-- Outcome: "filled", or "kept" when there is a revision, or no tier is given.
 -- Atomic, because workers take what a revision stands for as a whole: a tier that came later would be gone until then.
+if #ARGV < 2 then
+  return {'kept', '0', '0'} -- no tiers are no reason to forget those that are there
+end
 local revision = redis.call('GET', KEYS[2])
 if revision and string.match(revision, '^%d+$') then
   return {'kept', revision, revision}

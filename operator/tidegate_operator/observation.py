@@ -41,12 +41,16 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A region and its copy of one tier; `view` is None when the region did not answer, and then `problem` says why."""
+    """A region and its copy of one tier; `view` is None when the region did not answer, and then `problem` says why.
+
+    `is_being_filled`: it holds nothing for a moment yet, and nothing follows from that.
+    """
 
     region: str
     view: RegionView | None = None
     stored: Stored | None = None
     problem: str = ""
+    is_being_filled: bool = False
 
     @property
     def is_empty(self) -> bool:

@@ -83,6 +83,9 @@ class Publisher:
     async def fill(self, documents: Sequence[TierDocument]) -> str:
         """Publish all tiers of a region without a revision: "filled", or "kept" when it has one (nothing changed)."""
         arguments: list[str | bytes | int] = [keys.TIERS_CHANNEL]
+        with self._translated():
+            # Without tiers it only loads the script, which a server that came back does not know: all of them would be sent twice.
+            await self._fill(keys=_KEYS, args=arguments)
         for document in documents:
             arguments += [document.tier.name, encode_tier(document)]
         return await self._run(self._fill, arguments)

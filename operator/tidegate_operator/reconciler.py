@@ -133,13 +133,13 @@ class Reconciler:
         return tier is None or await self._publish(tier)
 
     async def _publish(self, tier: DesiredTier) -> bool:
-        def unfinish() -> None:
-            # Before the workers hear of the change, so that none of their reports is overlooked.
-            self._finished.discard(tier.name)
-
+        # From now on, so that no report of a worker is overlooked, be it to what is written here or to what was read first.
+        self._finished.discard(tier.name)
         if tier.document is None:
             tier = await self._recover(tier)
-        observations = await asyncio.gather(*(publish_into(watch, tier.name, tier.document, on_write=unfinish) for watch in self._watches))
+        observations = await asyncio.gather(*(publish_into(watch, tier.name, tier.document) for watch in self._watches))
+        if any(seen.is_being_filled for seen in observations):
+            return False
         # A region that its watch knows as lost needs no retry: its return has everything looked at.
         is_tried = all(not seen.problem or watch.problem for seen, watch in zip(observations, self._watches, strict=True))
         return self._conclude(tier, observations) and is_tried
@@ -156,13 +156,11 @@ class Reconciler:
         # Before a listing there may be tiers of which no event has come, and a region that is filled without them drops them.
         if not self._has_listed:
             return None
-        for tier in list(self._wanted.tiers.values()):
-            if tier.document is None:
-                await self._recover(tier)
+        await asyncio.gather(*(self._recover(tier) for tier in self._wanted.tiers.values() if tier.document is None))
         return [tier.document for tier in self._wanted.tiers.values() if tier.document]
 
     async def _look(self, name: str) -> Sequence[Observation]:
-        return await asyncio.gather(*(publish_into(watch, name, None, on_write=lambda: None) for watch in self._watches))
+        return await asyncio.gather(*(publish_into(watch, name, None) for watch in self._watches))
 
     async def _retire(self, name: str, departure: Departure) -> bool:
         is_gone = await asyncio.gather(*(retire_from(watch, name, departure.uid) for watch in self._watches))

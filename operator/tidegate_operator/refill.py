@@ -18,7 +18,7 @@ SLOWEST_BACKOFF = 5
 
 
 class Refill:
-    """Fills one region. Who asks while it is being filled waits for that, and who asks soon after a failure meets the same.
+    """Fills one region. Who asks soon after a failure meets the same.
 
     Args:
         publisher: The region.
@@ -32,6 +32,11 @@ class Refill:
         self._failures = 0
         self._cause = ""
         self._not_before = 0.0
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether somebody fills it now. A call would wait for that, with a place that another region may need."""
+        return self._filling.locked()
 
     async def __call__(self) -> bool:
         """Whether the region has a revision now; it is left alone while the wanted tiers are not all known, or there are none.

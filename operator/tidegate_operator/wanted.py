@@ -61,10 +61,11 @@ class WantedTiers:
 
     def adopt(self, tier: DesiredTier, document: TierDocument) -> DesiredTier:
         """The last good document of a tier whose newest spec is refused, found in a region after a start."""
-        adopted = replace(tier, document=document)
-        if self.tiers.get(tier.name) is tier:
-            self.tiers[tier.name] = adopted
-        return adopted
+        known = self.tiers.get(tier.name)
+        if known and known.uid == tier.uid and known.document is None:
+            # A status may have been written since, or an edit refused.
+            self.tiers[tier.name] = replace(known, document=document)
+        return replace(tier, document=document)
 
     def remove(self, name: str, uid: str, held: DesiredTier | None = None) -> None:
         """Have the object with this uid leave; a newer object of the same name is untouched. `held` is the object, if it is still there."""

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tidegate.contract import keys
-from tidegate.contract.codec import Heartbeat, TierDocument, encode_heartbeat
+from tidegate.contract.codec import Heartbeat, TierDocument, encode_heartbeat, encode_tier
 from tidegate.contract.tier import Tier
 from tidegate_operator.errors import RegionUnreachableError
 from tidegate_operator.publisher import Publisher
@@ -73,6 +73,25 @@ async def test_five_thousand_tiers_are_one_call(publisher: Publisher):
 
     assert await publisher.fill(documents) == "filled"
     assert await publisher.uids() == {document.tier.name: document.uid for document in documents}
+
+
+async def test_a_server_that_knows_no_script_is_sent_the_tiers_once(publisher: Publisher, redis: Redis):
+    """As one that came back: each of them takes its time on a slow link."""
+    documents = [document(str(number), name=f"customer-{number}") for number in range(1_000)]
+    await redis.script_flush()
+    before = (await redis.info("stats"))["total_net_input_bytes"]
+
+    await publisher.fill(documents)
+
+    sent = (await redis.info("stats"))["total_net_input_bytes"] - before
+    assert sent < 1.3 * sum(len(encode_tier(each)) for each in documents)
+
+
+async def test_a_fill_without_tiers_forgets_none(publisher: Publisher):
+    await publisher.fill([document()])
+
+    assert await publisher.fill([]) == "kept"
+    assert await publisher.uids() == {"free": "a"}
 
 
 async def test_a_newer_generation_wins(publisher: Publisher):

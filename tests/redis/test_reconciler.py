@@ -388,12 +388,82 @@ async def test_a_tier_that_goes_while_its_region_is_refilled_stays_away(
 
         del objects.tiers["pro"]
         reconciler.remove("pro", "b")
-        await eventually(lambda: "pro" in reconciler._queue._busy)
-        async with valkey.client() as client:
-            await client.ping()  # the look for it is over by now
+        await eventually(lambda: "pro" in reconciler._queue._failures)
         go_on.set()
 
         await eventually(holds(valkey, free=20))
+
+
+async def test_no_region_waits_while_another_is_refilled(valkeys: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch):
+    """Though each tier that is looked at finds that one empty."""
+    frankfurt, dublin, filling, go_on, original = valkeys(), valkeys(), asyncio.Event(), asyncio.Event(), Publisher.fill
+    objects = Objects(*(wanted(f"tier-{number}", uid=str(number)) for number in range(30)))
+    edited = dict.fromkeys(objects.tiers, 10) | {"tier-29": 20}
+
+    async def fill(self: Publisher, documents: Any) -> str:
+        filling.set()
+        await go_on.wait()
+        return await original(self, documents)
+
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler:
+        await eventually(lambda: len(objects.statuses) == 30)
+        await eventually(region_of(dublin, *objects.tiers.values()))
+        monkeypatch.setattr(Publisher, "fill", fill)
+        frankfurt.flush()
+        await asyncio.wait_for(filling.wait(), 10)
+
+        reconciler.put(wanted("tier-29", uid="29", limit=20, generation=2))
+
+        await eventually(holds(dublin, **edited), 0.9)
+        go_on.set()
+        await eventually(holds(frankfurt, **edited))
+
+
+async def test_a_report_that_comes_between_the_looks_at_two_regions_is_not_overlooked(
+    valkeys: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+):
+    """Also while the status that said so before is not written yet."""
+    frankfurt, dublin, objects, original = valkeys(), valkeys(), Objects(wanted()), Publisher.read
+    written, seen, go_on, report = asyncio.Event(), asyncio.Event(), asyncio.Event(), objects.report
+    slow = set[str]()
+
+    async def read(self: Publisher, name: str | None) -> Any:
+        if name == "free" and self.region in slow:
+            await go_on.wait()
+        found = await original(self, name)
+        if name == "free" and slow and self.region not in slow:
+            seen.set()
+        return found
+
+    async def report_later(tier: DesiredTier, status: Mapping[str, Any]) -> None:
+        await written.wait()
+        await report(tier, status)
+
+    monkeypatch.setattr(Publisher, "read", read)
+    objects.report = report_later
+    async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler, frankfurt.client() as one, dublin.client() as other:
+
+        async def enforce() -> None:
+            for client in (one, other):
+                await report_enforced(client)
+            await eventually(lambda: all(watch._view and watch._view.is_settled for watch in reconciler._watches))
+
+        await eventually(holds(dublin, free=10))
+        await eventually(holds(frankfurt, free=10))
+        await enforce()
+        await eventually(lambda: "free" in reconciler._finished)
+        objects.tiers["pro"] = wanted("pro", uid="b")
+        reconciler.put(objects.tiers["pro"])
+        await eventually(lambda: not any(watch._view and watch._view.is_settled for watch in reconciler._watches))
+
+        slow.add("dublin")
+        reconciler.look_at("free")
+        await asyncio.wait_for(seen.wait(), 5)
+        await enforce()
+        go_on.set()
+        written.set()
+
+        await eventually(objects.is_ready, 5)
 
 
 async def test_an_edit_right_after_a_flush_does_not_hide_the_flush(valkey: Any, eventually: Eventually):

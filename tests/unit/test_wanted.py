@@ -72,3 +72,18 @@ def test_an_older_generation_is_not_taken_from_an_incomplete_listing_or_one_that
     tiers.merge({"free": wanted(generation=1)}, started=time.monotonic() + seconds, is_complete=is_complete)
 
     assert tiers.tiers["free"].generation == 2
+
+
+def test_a_last_good_spec_is_adopted_though_a_status_was_written_or_an_edit_refused_meanwhile(tiers: WantedTiers):
+    """The look for it in a region takes its time."""
+    refused = desired_tier("free", "a", 2, {"windows": []}, status={})
+    tiers.put(refused)
+    tiers.note_status(refused, {"observedGeneration": 2})
+    tiers.put(replace(refused, generation=3, status={"observedGeneration": 2}))
+    good = wanted().document
+    assert good
+
+    tiers.adopt(refused, good)
+
+    assert tiers.tiers["free"].document == good
+    assert tiers.tiers["free"].generation == 3
