@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
+from tests.conftest import DURABLE
 
 from tidegate.store.base import ABSENT, Committed, Conflict, Write
 from tidegate.store.errors import StoreAilingError, StoreMisconfiguredError, StoreUnavailableError
+from tidegate.store.incarnation import Incarnation
+from tidegate.store.redis import RedisStore
 from tidegate.store.regional import RegionalMemory
 from tidegate.store.trust import KEY, TrustedStore, adopt
 
@@ -62,6 +65,38 @@ async def test_a_conflict_is_told_as_by_the_store_itself(store, memories):
     await trusted.commit(*COMMIT)
 
     assert await trusted.commit(*COMMIT) == Conflict(("a",))
+
+
+async def test_an_emptied_store_takes_no_commit_though_its_versions_began_anew(valkeys, memories):
+    """Another worker has disputed it, or of another region taken it for new: its mark has the version that the one before had."""
+    for memory_of_another_region in (False, True):
+        server, memory = valkeys(*DURABLE), memories()
+        async with server.client(timeout=10) as client:
+            store = RedisStore(client)
+            trusted = TrustedStore(store, memory)
+            await trusted.commit(*COMMIT)
+            version = (await store.read([KEY]))[KEY].version
+            server.flush()
+            with suppress(StoreMisconfiguredError):
+                await TrustedStore(store, memories() if memory_of_another_region else memory).verify()
+            assert (await store.read([KEY]))[KEY].version == version
+
+            with pytest.raises(StoreUnavailableError):
+                await trusted.commit(*COMMIT)
+
+            assert await store.read(["a"]) == {}
+
+
+async def test_a_mark_of_before_there_were_witnesses_is_trusted_and_gets_one(store, memories):
+    frankfurt, mark = memories(), Incarnation.new()
+    await store.commit({}, [Write(KEY, mark.encode())])
+    workers = [TrustedStore(store, memory) for memory in (frankfurt, memories()) for _ in range(3)]
+
+    results = await asyncio.gather(*(worker.commit({}, [Write(f"{n}", b"1")]) for n, worker in enumerate(workers)))
+
+    assert all(isinstance(result, Committed) for result in results)
+    assert await frankfurt.recall() == mark
+    assert (await store.read([KEY]))[KEY].value == mark.encode()
 
 
 async def test_an_emptied_store_refuses_the_very_next_commit(store, memories):

@@ -2,6 +2,9 @@
 
 A store that was emptied, or set up anew, knows of no result: every retry would be done a second time. So a store carries a mark, each
 region's Redis remembers the mark of the store that it served with, and every commit is on condition that the mark has not changed.
+
+A store that was emptied begins its versions anew, and then the mark of another may have the version that this one's had. So beside
+each mark is a witness, a key of its random name, and a commit is on condition of both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +16,7 @@ from tidegate.store.regional import RegionalMemory
 
 KEY = "incarnation"
 """Where the mark is in the store."""
+ANOTHER = "the consistent store is another than a moment ago; nothing was done"
 
 
 class TrustedStore:
@@ -23,7 +27,7 @@ class TrustedStore:
         self._memory = memory
         # What this process has served with: it stays known when the region's Redis is emptied too.
         self._own: Incarnation | None = None
-        self._version: int | None = None
+        self._condition: dict[str, int] | None = None
 
     async def read(self, keys: Sequence[str], *, or_stale: bool = False) -> dict[str, Versioned]:
         """The values of `keys`, whatever store it is."""
@@ -35,11 +39,11 @@ class TrustedStore:
         Raises:
             StoreUnavailableError: It did not answer, or is another.
         """
-        version = self._version if self._version is not None else await self._version_of_trusted()
-        result = await self._store.commit({**expected, KEY: version}, writes)
-        if isinstance(result, Conflict) and KEY in result.keys:
-            self._version = None
-            raise StoreUnavailableError("the consistent store is another than a moment ago; nothing was done")
+        condition = self._condition or await self._condition_of_trusted()
+        result = await self._store.commit({**expected, **condition}, writes)
+        if isinstance(result, Conflict) and not condition.keys().isdisjoint(result.keys):
+            self._condition = None
+            raise StoreUnavailableError(ANOTHER)
         return result
 
     async def check(self) -> None:
@@ -51,8 +55,8 @@ class TrustedStore:
         """Release the connections to the store."""
         await self._store.close()
 
-    async def verify(self) -> int:
-        """The version of the mark.
+    async def verify(self) -> dict[str, int]:
+        """On what a commit is conditional: the versions of the mark and of its witness.
 
         Raises:
             StoreMisconfiguredError: The store is another.
@@ -66,20 +70,32 @@ class TrustedStore:
         verdict = judge(stored, remembered)
         if verdict is Verdict.CREATE:
             # Another worker may be quicker: whichever mark is there then is the store's.
-            await self._store.commit({KEY: ABSENT}, [Write(KEY, Incarnation.new().encode())])
+            await self._store.commit({KEY: ABSENT}, _mark(Incarnation.new()))
             stored, version = await _marked(self._store)
             verdict = judge(stored, None)
         if verdict is Verdict.DISPUTE and remembered:
             await self._store.commit({KEY: version}, [Write(KEY, remembered.disputed().encode())])
         if stored is None or verdict is not Verdict.TRUST:
-            self._version = None
+            self._condition = None
             raise StoreMisconfiguredError(_reason(stored))
         if recalled != stored:
             await self._memory.remember(stored)
-        self._own, self._version = stored, version
-        return version
+        self._own, self._condition = stored, await self._witnessed(stored, version)
+        return self._condition
 
-    async def _version_of_trusted(self) -> int:
+    async def _witnessed(self, stored: Incarnation, version: int) -> dict[str, int]:
+        witness = _witness(stored)
+        found = await self._store.read([KEY, witness])
+        if witness not in found:
+            # A mark of before there were witnesses.
+            await self._store.commit({KEY: version, witness: ABSENT}, [Write(witness, b"")])
+            found = await self._store.read([KEY, witness])
+        # Looked at once more, as both must be of one moment.
+        if witness not in found or KEY not in found or found[KEY].value != stored.encode():
+            raise StoreUnavailableError(ANOTHER)
+        return {key: found[key].version for key in (KEY, witness)}
+
+    async def _condition_of_trusted(self) -> dict[str, int]:
         try:
             return await self.verify()
         except StoreMisconfiguredError as ex:
@@ -103,11 +119,19 @@ async def adopt(store: ConsistentStore, memories: Sequence[RegionalMemory]) -> I
     stored, version = await _marked(store)
     known = [one for one in (stored, *[await memory.recall() for memory in memories]) if one]
     adopted = Incarnation.new(1 + max((one.adoptions for one in known), default=0))
-    if isinstance(await store.commit({KEY: version}, [Write(KEY, adopted.encode())]), Conflict):
+    if isinstance(await store.commit({KEY: version}, _mark(adopted)), Conflict):
         raise StoreUnavailableError("the mark of the store has just changed; look again")
     for memory in memories:
         await memory.remember(adopted)
     return adopted
+
+
+def _mark(incarnation: Incarnation) -> list[Write]:
+    return [Write(KEY, incarnation.encode()), Write(_witness(incarnation), b"")]
+
+
+def _witness(incarnation: Incarnation) -> str:
+    return f"{KEY}/{incarnation.name}"
 
 
 async def _marked(store: ConsistentStore) -> tuple[Incarnation | None, int]:
