@@ -11,7 +11,7 @@ from tests.cluster.images import chart_values, reference
 from tests.kube.chart import RELEASE, Helm
 from tests.kube.control_plane import Kubectl
 from tests.kube.processes import Program, eventually
-from tests.kube.tiers import Json, TierClient, limited
+from tests.kube.tiers import Json, TierClient, condition, limited
 from tests.ports import free_port
 
 from tidegate.local.client import Client
@@ -98,10 +98,11 @@ class Release:
 
     @contextmanager
     def forwarded(self, region: str) -> Iterator[int]:
-        """A port of one region's Service; kubectl forwards it to one of its pods."""
-        port = free_port()
+        """A port that kubectl forwards to a pod of one region which stays, ready if any is: of a Service it may take one that ends."""
+        pods = [pod for pod in self.pods("api") if pod["metadata"]["labels"]["tidegate.dev/region"] == region]
+        port, pod = free_port(), max(pods, key=is_ready)["metadata"]["name"]
         command = [str(self.program), "--kubeconfig", str(self.helm.cluster.admin_kubeconfig), "--namespace", self.namespace]
-        command += ["port-forward", f"service/{RELEASE}-api-{region}", f"{port}:80"]
+        command += ["port-forward", f"pod/{pod}", f"{port}:8000"]
         log = self.workspace / f"forward-{port}.log"
         with Program(command, log) as forwarding:
             forwarding.wait_until(lambda: "Forwarding" in forwarding.last_words(), seconds=20)
@@ -112,3 +113,8 @@ class Release:
         """A client of one pod of a region."""
         with self.forwarded(name) as port, Client(port, self.token(tier, tenant=tenant)) as client:
             yield client
+
+
+def is_ready(pod: Json) -> bool:
+    """Whether a pod says that it is."""
+    return bool(condition(pod, "Ready").get("status") == "True")

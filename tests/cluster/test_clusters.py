@@ -17,7 +17,7 @@ from tests.cluster.conftest import Figures
 from tests.cluster.images import chart_values, reference
 from tests.cluster.machines import send_to_pod
 from tests.cluster.pods import restricted_pod
-from tests.cluster.release import Release
+from tests.cluster.release import Release, is_ready
 from tests.cluster.traffic import traffic
 from tests.kube.processes import eventually
 from tests.kube.tiers import Json, limited
@@ -156,6 +156,10 @@ def test_what_customers_have_used_outlives_a_redis_that_is_kept_on_a_volume(clus
     eventually(lambda: time.monotonic() > written_by, seconds=5)
     (redis,) = here.pods("redis")
     here.kubectl("delete", "pod", redis["metadata"]["name"], "--grace-period=0", "--force")
+    # Until somebody has noticed, all is called ready.
+    eventually(
+        lambda: [pod["metadata"]["uid"] for pod in here.pods("redis") if is_ready(pod)] not in ([], [redis["metadata"]["uid"]]), seconds=50
+    )
     here.wait_until_ready()
 
     assert answers == [200] * 5
