@@ -44,7 +44,7 @@ class Run:
         self.cleaned_up = 0
         self._lock = StateLock(layout.state)
         self._supervisord: subprocess.Popen[bytes] | None = None
-        self._reported: set[tuple[str, int]] = set()
+        self._reported: dict[str, int] = {}
         self._operator_log_read = 0
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class Run:
                 raise LocalRunError(f"not ready after {READY_SECONDS:.0f} s: {missing}. The operator's last lines:\n{self.tail(OPERATOR)}")
 
     def take_crashed(self) -> list[Process]:
-        """Processes that ended without being asked to, each reported once.
+        """Processes that ended without being asked to, each reported once, also when it was started again since the last look.
 
         Raises:
             LocalRunError: supervisord itself is gone.
@@ -103,13 +103,17 @@ class Run:
             processes = self.supervision.processes()
         except LocalRunError:
             return []  # still starting, or just ending: the next look tells
-        crashed = [p for p in processes if p.is_wanted and not p.is_running and p.ended_at not in self._reported]
-        self._reported.update(process.ended_at for process in crashed)
+        ended = [process for process in processes if process.is_wanted and (process.ended_at or not process.is_running)]
+        crashed = [process for process in ended if process.ended_at != self._reported.get(process.name)]
+        self._reported.update({process.name: process.ended_at for process in crashed})
         return crashed
 
     def crash_report(self, process: Process) -> str:
         """What a person needs to know of a process that ended: its name, how it ended, its last lines."""
-        how = "was killed by a signal" if process.exit_status < 0 else f"ended with status {process.exit_status}"
+        if process.is_running:
+            how = "ended and was started again"
+        else:
+            how = "was killed by a signal" if process.exit_status < 0 else f"ended with status {process.exit_status}"
         return f"{process.name} {how}. Its last lines ({self.layout.log(process.name)}):\n{self.tail(process.name)}"
 
     def tail(self, program: str) -> str:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import xmlrpc.client
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,18 +28,23 @@ STOP_SECONDS = 10
 """Longest a process may take to stop before it is killed."""
 CALL_SECONDS = 2.0 * STOP_SECONDS
 """Deadline of a command to supervisord; the longest one waits for every process to stop."""
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What supervisord says of a process; `is_wanted` is false when somebody asked for its stop, `ended_at` tells one end from the next."""
+    """What supervisord says of a process.
+
+    `is_wanted` is false when somebody asked for its stop; `ended_at` is when it last ended, in seconds since 1970, and 0 if it never did;
+    `exit_status` is of that end, and 0 while it runs again.
+    """
 
     name: str
     pid: int
     is_running: bool
     is_wanted: bool
     exit_status: int
-    ended_at: tuple[str, int]
+    ended_at: int
 
 
 class Supervision:
@@ -65,12 +71,20 @@ class Supervision:
             self._call("startProcess", name)
 
     def kill(self, name: str) -> None:
-        """SIGKILL a process and its children, as a power cut would; those of one that is dead already, too."""
+        """SIGKILL a process and its children, as a power cut would; those of one that is dead already, too.
+
+        Returns once supervisord knows: a start that follows would find it running, and leave it alone.
+        """
         process = self._find(name)
         if process.is_running:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         self.end_orphans(name)
+        deadline = time.monotonic() + CALL_SECONDS
+        while self._find(name).is_running:
+            if time.monotonic() > deadline:
+                raise LocalRunError(f"{name} has not ended {CALL_SECONDS:.0f} s after its SIGKILL")
+            time.sleep(POLL_SECONDS)
 
     def end_orphans(self, name: str) -> None:
         """End what a dead process left running: workers that lost their master would keep its port."""
@@ -184,5 +198,5 @@ def _process(info: dict[str, Any]) -> Process:
         is_running=state in (RUNNING, "STARTING", "STOPPING"),
         is_wanted=state not in ("STOPPED", "STOPPING"),
         exit_status=int(info["exitstatus"]),
-        ended_at=(str(info["name"]), int(info["stop"])),
+        ended_at=int(info["stop"]),
     )
