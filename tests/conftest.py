@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tests.topologies import ValkeyCluster
 
 STARTUP_SECONDS = 10.0
+TIDEGATE = Path(sys.executable).parent / "tidegate"
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 """Options of a Valkey that syncs each write before it answers."""
 

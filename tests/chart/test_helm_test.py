@@ -2,7 +2,7 @@
 
 from tests.chart.rendering import Helm, Json, find, render
 
-from tidegate.smoke import smoke
+from tidegate.commands.smoke import smoke
 
 
 def pod(documents: list[Json]) -> Json:
@@ -18,7 +18,7 @@ def test_every_region_and_all_together_are_asked_when_told_to(helm: Helm) -> Non
     assert pod(documents)["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert urls == ["http://tidegate-api-frankfurt", "http://tidegate-api-dublin", "http://tidegate:8080"]
     assert [services[url.removeprefix("http://").partition(":")[0]] for url in urls] == [80, 80, 8080]
-    assert container["command"] == ["python", "-m", "tidegate.smoke"]
+    assert container["command"] == ["tidegate", "smoke"]
     assert smoke.make_context("smoke", list(container["args"])).params["urls"] == tuple(urls)
 
 

@@ -83,7 +83,7 @@ class Release:
         """
         template = f'go-template={{{{index .data "{region}.support.url" | base64decode}}}}'
         url = self.kubectl("get", "secret", f"{RELEASE}-redis", "--output", template)
-        look = f"python -m tidegate.usage --tenant {tenant} --client demo --tier {tier}"
+        look = f"tidegate usage --tenant {tenant} --client demo --tier {tier}"
         command = f"read -r TIDEGATE_REDIS_URL; export TIDEGATE_REDIS_URL; exec {look}"
         shown = self.kubectl(
             "exec", "--stdin", f"deployment/{RELEASE}-api-{region}", "--", "sh", "-c", command, stdin=f"{url}\n", check=False

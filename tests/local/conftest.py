@@ -4,7 +4,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,13 +12,13 @@ from queue import Empty, Queue
 from threading import Thread
 
 import pytest
+from tests.conftest import TIDEGATE
 
 from tidegate.local.keys import Grant, Keys
 from tidegate.local.leftovers import end_leftovers
 from tidegate.local.supervision import Supervision
 
 ROOT = Path(__file__).parents[2]
-TIDEGATE = Path(sys.executable).parent / "tidegate"
 START_SECONDS = 45.0
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 from redis.asyncio import Redis
-from tests.conftest import DURABLE
+from tests.conftest import DURABLE, TIDEGATE
 from tests.redis.conftest import PATIENT
 from tests.redis.test_application import PURCHASES, bearer, lifespan, tier
 
@@ -76,8 +75,8 @@ async def test_a_store_that_was_emptied_is_written_to_only_after_it_was_adopted(
     assert (await served.get("/v1/credits")).json()["balance"] == 5
 
 
-async def test_in_a_pod_the_command_is_a_module(served: Any):
-    command = [sys.executable, "-m", "tidegate.adopt_store", "--yes"]
+async def test_it_finds_all_in_the_variables_of_a_pod(served: Any):
+    command = [str(TIDEGATE), "adopt-store", "--yes"]
 
     done = await asyncio.to_thread(subprocess.run, command, env=served.urls, capture_output=True, text=True, timeout=30, check=False)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from click.testing import Result as Output
 from redis.asyncio import Redis
-from tests.conftest import Valkey
+from tests.conftest import TIDEGATE, Valkey
 
 from tidegate.cli import main
 from tidegate.idempotency.journal import Journal, lease_key
@@ -228,9 +227,9 @@ async def test_a_result_under_another_key_is_not_taken_for_none(journal: Journal
     assert both.output.startswith("done: status 201")
 
 
-def test_in_a_pod_it_is_a_module_of_its_own(environment: dict[str, str], valkey: Valkey) -> None:
+def test_it_finds_all_in_the_variables_of_a_pod(environment: dict[str, str], valkey: Valkey) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tidegate.mutations", "show", *WHICH],
+        [str(TIDEGATE), "mutations", "show", *WHICH],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,8 +1,6 @@
 """`tidegate cache purge` against real lanes that a worker has filled."""
 
 import asyncio
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -166,12 +164,3 @@ async def test_bad_input_is_refused_in_a_sentence(
     assert said in result.stderr
     assert "canary" not in result.output
     assert "Traceback" not in result.output
-
-
-def test_it_runs_in_an_api_pod_which_has_no_local_run() -> None:
-    """`kubectl exec`: the image has the extra `api` alone."""
-    program = "import runpy, sys; sys.modules['supervisor'] = None; runpy.run_module('tidegate.purge', run_name='__main__')"
-
-    done = subprocess.run([sys.executable, "-c", program, "purge", "--help"], capture_output=True, text=True, timeout=60)
-
-    assert done.stdout.startswith("Usage: python -m tidegate.purge purge")

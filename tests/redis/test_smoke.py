@@ -1,14 +1,14 @@
-"""`python -m tidegate.smoke`, as `helm test` runs it, against a whole worker."""
+"""`tidegate smoke`, as `helm test` runs it, against a whole worker."""
 
 import asyncio
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from tests.conftest import TIDEGATE
 from tests.redis.conftest import Start, publish_pro, wait_for
 
 from tidegate.contract import keys
@@ -27,7 +27,7 @@ def ask(tmp_path: Path) -> Callable[..., Asked]:
     def run(*urls: str, token: str = "") -> Asked:
         file = tmp_path / "token"
         file.write_text(f"{token}\n") if token else file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tidegate.smoke", *urls, "--token-file", str(file)]
+        command = [str(TIDEGATE), "smoke", *urls, "--token-file", str(file)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     return run

@@ -2,8 +2,6 @@
 
 import asyncio
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -302,15 +300,6 @@ async def test_no_output_holds_a_pseudonym_or_a_key(region: Redis, limiter: Redi
 
     assert tids_of(key_file)[0] not in output
     assert "k" * 40 not in output
-
-
-def test_it_runs_in_an_api_pod_which_has_no_local_run() -> None:
-    """`kubectl exec`: the image has the extra `api` alone."""
-    program = "import runpy, sys; sys.modules['supervisor'] = None; runpy.run_module('tidegate.usage', run_name='__main__')"
-
-    done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, timeout=60)
-
-    assert done.stdout.startswith("Usage: python -m tidegate.usage")
 
 
 # --- other forms of a region -----------------------------------------------------------------------------------------------

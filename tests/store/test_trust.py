@@ -41,9 +41,9 @@ async def empty(store) -> None:
 async def refuses(trusted: TrustedStore) -> None:
     with pytest.raises(StoreUnavailableError):
         await trusted.commit({}, [Write("refused", b"1")])
-    with pytest.raises(StoreMisconfiguredError, match="adopt_store"):
+    with pytest.raises(StoreMisconfiguredError, match="adopt-store"):
         await trusted.verify()
-    with pytest.raises(StoreUnavailableError, match="adopt_store"):
+    with pytest.raises(StoreUnavailableError, match="adopt-store"):
         await trusted.commit({}, [Write("refused", b"1")])
     assert await trusted.read(["refused"]) == {}
 

@@ -3,5 +3,5 @@
 Pure: `directives`, `freshness`, `entry`, `status`, `target`. `sealing` names and encrypts, `lane` speaks to a lane's Redis, `lanes` finds
 the one of a tier, `single_flight` has one of many ask the handler, holding a `lease`, `reuse` serves what is kept, `handler` makes an
 answer to keep, `middleware` is the step of a request. It may import the contract, a `Principal`, and what `routing.py` says of methods;
-`application.py` wires it, resources take `CachePolicy`, and `purge.py` asks for `Lanes`.
+`application.py` wires it, resources take `CachePolicy`, and `commands/cache.py` asks for `Lanes`.
 """

@@ -1,4 +1,4 @@
-"""Where the store keeps what is known of each mutation; called by `middleware.py`, `effect.py` and `tidegate.mutations`."""
+"""Where the store keeps what is known of each mutation; called by `middleware.py`, `effect.py` and `commands/mutations.py`."""
 
 from collections.abc import Mapping, Sequence
 

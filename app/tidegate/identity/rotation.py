@@ -1,4 +1,4 @@
-"""The steps by which one key replaces another, on a directory of key files; called by `cli.py`. See docs/rotation.md."""
+"""The steps by which one key replaces another, on a directory of key files; called by `commands/keys.py`. See docs/rotation.md."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What a region's Redis holds of usage, for people: looked at without a charge, or forgotten; called by `tidegate.usage`.
+"""What a region's Redis holds of usage, for people: looked at without a charge, or forgotten; called by `commands/usage.py`.
 
 Read by the model of the script, not by the script: that one gives a vector the windows of the tier it is asked under, moves it while a key
 is replaced, and is refused by a Redis that is full or read-only.

@@ -1,4 +1,4 @@
-"""The keys of a local run, made once, and development tokens signed with them; called by `run.py`, `tour.py` and `cli.py`."""
+"""The keys of a local run, made once, and development tokens signed with them; called by `run.py`, `tour.py` and `commands/`."""
 
 import json
 import os

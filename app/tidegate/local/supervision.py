@@ -1,4 +1,4 @@
-"""supervisord of a run: its configuration, its start, and the commands it takes; called by `run.py` and `cli.py`."""
+"""supervisord of a run: its configuration, its start, and the commands it takes; called by `run.py` and `commands/local.py`."""
 
 import configparser
 import http.client

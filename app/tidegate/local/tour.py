@@ -1,4 +1,4 @@
-"""`tidegate demo`: eight acts on a run of its own, each an assertion; called by `cli.py`."""
+"""`tidegate demo`: eight acts on a run of its own, each an assertion; called by `commands/local.py`."""
 
 import re
 import secrets

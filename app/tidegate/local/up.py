@@ -1,4 +1,4 @@
-"""`tidegate up`: a local run in the foreground, from its start to Ctrl-C; called by `cli.py`."""
+"""`tidegate up`: a local run in the foreground, from its start to Ctrl-C; called by `commands/local.py`."""
 
 import os
 import shlex

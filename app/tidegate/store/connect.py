@@ -1,4 +1,4 @@
-"""Makes the adapter of the consistent store that a URL asks for; called by `application.py` and `tidegate.adopt_store`."""
+"""Makes the adapter of the consistent store that a URL asks for; called by `application.py` and `commands/adopt_store.py`."""
 
 from tidegate.connections.connect import connect
 from tidegate.connections.etcd import EtcdServers, StoreUrl

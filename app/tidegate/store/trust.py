@@ -143,5 +143,5 @@ def _reason(stored: Incarnation | None) -> str:
     what = "is empty" if stored is None else "was set up anew" if stored.is_disputed else "is another"
     return (
         f"the consistent store {what}, but this region has served with one that knew of results: bring that back, or accept the loss with "
-        "`python -m tidegate.adopt_store` (docs/store.md)"
+        "`tidegate adopt-store` (docs/store.md)"
     )

@@ -1,7 +1,6 @@
-"""The command `python -m tidegate.smoke`: asks an installation what a customer would; run by `helm test` in a pod of the API's image."""
+"""`tidegate smoke`: asks an installation what a customer would; run by `helm test` in a pod of the API's image."""
 
 import json
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from typing import Any
 
 import click
 
+from tidegate.commands import options
 from tidegate.contract.errors import TidegateError
 
 TIMEOUT_SECONDS = 10.0
@@ -141,9 +141,7 @@ def _meets_limit(customer: Customer, url: str) -> None:
 
 @click.command()
 @click.argument("urls", nargs=-1, required=True)
-@click.option(
-    "--token-file", type=click.Path(path_type=Path), help="File with an access token; without one, only what needs none is asked."
-)
+@click.option("--token-file", type=options.PATH, help="File with an access token; without one, only what needs none is asked.")
 def smoke(urls: tuple[str, ...], token_file: Path | None) -> None:
     """Ask the installation at URLS; exit status 1 and a sentence if it does not answer as it should.
 
@@ -160,16 +158,3 @@ def smoke(urls: tuple[str, ...], token_file: Path | None) -> None:
         _shows_tier(customer, url)
     _does_once(customer, urls)
     _meets_limit(customer, urls[0])
-
-
-def main() -> None:
-    """The command, whose failures are sentences on standard error and exit status 1."""
-    try:
-        smoke(prog_name="python -m tidegate.smoke")
-    except SmokeError as ex:
-        click.echo(f"tidegate: {ex}", err=True)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

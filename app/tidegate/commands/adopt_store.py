@@ -1,38 +1,31 @@
-"""The command `tidegate adopt-store`: accepts that the consistent store is not the one that it was; part of `cli.py`.
-
-In an API pod, which has the settings but not the local run: `python -m tidegate.adopt_store`.
-"""
+"""`tidegate adopt-store`: accepts that the consistent store is not the one that it was."""
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
 
+from tidegate.commands import options
+from tidegate.commands.options import REDIS_URL, STORE_URL
 from tidegate.connections.connect import connect_region
 from tidegate.connections.etcd import StoreUrl
 from tidegate.connections.url import RegionUrl
-from tidegate.contract.errors import TidegateError
-from tidegate.local.layout import Layout, redis_url
+from tidegate.local.layout import redis_url
 from tidegate.store.connect import open_store
 from tidegate.store.incarnation import Incarnation
 from tidegate.store.regional import RegionalMemory
 from tidegate.store.trust import adopt
 
-TIMEOUT_SECONDS = 5.0
-STORE, REDIS = "--store-url", "--redis-url"
 WORD = "adopt"
 
 
 @click.command(name="adopt-store")
-@click.option(STORE, default="", envvar="TIDEGATE_STORE_URL", show_envvar=True, help="The consistent store.")
-@click.option(REDIS, default="", envvar="TIDEGATE_REDIS_URL", show_envvar=True, help="Redis of a region that refuses it.")
+@options.store_url
+@options.redis_url
 @click.option("--yes", is_flag=True, help="Do not ask before.")
-@click.option(
-    "--state", type=click.Path(path_type=Path), default=Path(".tidegate"), show_default=True, help="Directory of the local run, if no URLs."
-)
+@options.state
 def adopt_store(store_url: str, redis_url: str, yes: bool, state: Path) -> None:
     """Accept an empty or another store in all regions: what the old one knew to be done may then be done again."""
     url, regions = _place(store_url, redis_url, state)
@@ -47,9 +40,9 @@ def adopt_store(store_url: str, redis_url: str, yes: bool, state: Path) -> None:
 
 def _place(store_url: str, redis_url_: str, state: Path) -> tuple[StoreUrl, Sequence[RegionUrl]]:
     if not store_url and not redis_url_:
-        layout = Layout.at(state, Path(), 0)
+        layout = options.local_run(state, f"{STORE_URL} and {REDIS_URL}")
         return StoreUrl(redis_url(layout.store_socket)), [RegionUrl(redis_url(region.redis_socket)) for region in layout.regions]
-    for option, given in ((STORE, store_url), (REDIS, redis_url_)):
+    for option, given in ((STORE_URL, store_url), (REDIS_URL, redis_url_)):
         if not given:
             raise click.UsageError(f"{option} (or TIDEGATE_{option[2:].replace('-', '_').upper()}) is missing")
     try:
@@ -60,19 +53,11 @@ def _place(store_url: str, redis_url_: str, state: Path) -> tuple[StoreUrl, Sequ
 
 async def _adopt(url: StoreUrl, regions: Sequence[RegionUrl]) -> Incarnation:
     async with AsyncExitStack() as stack:
-        store = open_store(url, timeout_seconds=TIMEOUT_SECONDS)
+        store = open_store(url, timeout_seconds=options.TIMEOUT_SECONDS)
         stack.push_async_callback(store.close)
         memories = []
         for region in regions:
-            redis = connect_region(region, timeout_seconds=TIMEOUT_SECONDS)
+            redis = connect_region(region, timeout_seconds=options.TIMEOUT_SECONDS)
             stack.push_async_callback(redis.aclose)
             memories.append(RegionalMemory(redis))
         return await adopt(store, memories)
-
-
-if __name__ == "__main__":
-    try:
-        adopt_store(prog_name="python -m tidegate.adopt_store")
-    except TidegateError as error:
-        click.echo(f"tidegate: {error}", err=True)
-        sys.exit(1)

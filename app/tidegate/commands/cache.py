@@ -1,10 +1,6 @@
-"""The command `tidegate cache`: removes what the lanes keep for a customer, region by region; part of `cli.py`.
-
-In an API pod, which has the settings of its region but not the local run: `python -m tidegate.purge`.
-"""
+"""`tidegate cache`: removes what the lanes keep for a customer, region by region."""
 
 import asyncio
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +11,19 @@ from tidegate.cache.errors import LaneUnavailableError
 from tidegate.cache.lane import Lane
 from tidegate.cache.lanes import Lanes, LaneSecrets
 from tidegate.cache.target import path_of
+from tidegate.commands import options
+from tidegate.commands.options import IDEMPOTENCY_KEY_FILE, ISSUER, REDIS_URL
 from tidegate.connections.connect import connect, connect_region
 from tidegate.connections.url import OptionalUrl, RedisUrl, RegionUrl
 from tidegate.contract.errors import TidegateError
 from tidegate.contract.tier import PartitionBy
 from tidegate.identity.principal import Principal
-from tidegate.local.keys import ISSUER
-from tidegate.local.layout import Layout, redis_url
-from tidegate.settings import SettingsError, read_secret
+from tidegate.local.keys import ISSUER as LOCAL_ISSUER
+from tidegate.local.layout import redis_url
 from tidegate.tiers.regional import RegionalTiers, RegionUnreachableError
 from tidegate.tiers.snapshot import Documents
 
-PATH = click.Path(path_type=Path)
-TIMEOUT_SECONDS = 5.0
+CACHE_URL = "--cache-url"
 
 
 class PurgeError(TidegateError):
@@ -75,26 +71,20 @@ class Purge:
         if not self.redis_url and not self.idempotency_key_file:
             return self._local_place()
         if not (self.redis_url and self.idempotency_key_file and self.issuer):
-            raise click.UsageError("--redis-url, --idempotency-key-file and --issuer go together: give all (or their variables), or none")
+            raise click.UsageError(f"{REDIS_URL}, {IDEMPOTENCY_KEY_FILE} and {ISSUER} go together: give all (or their variables), or none")
         try:
             region = Region(self.region or "this region", RegionUrl(self.redis_url), OptionalUrl(self.cache_url))
         except ValueError as ex:
-            raise click.UsageError(f"--redis-url or --cache-url: {ex}") from None  # the cause may quote a password
+            raise click.UsageError(f"{REDIS_URL} or {CACHE_URL}: {ex}") from None  # the cause may quote a password
         return Place((region,), _secrets(self.idempotency_key_file, self.lane_key_file), self.issuer)
 
     def _local_place(self) -> Place:
-        layout = Layout.at(self.state, Path(), 0)
-        key_file = layout.keys / "idempotency.key"
-        if not key_file.exists():
-            raise click.UsageError(f"no local run in {layout.state}; elsewhere give --redis-url, --idempotency-key-file and --issuer")
+        layout = options.local_run(self.state, f"{REDIS_URL}, {IDEMPOTENCY_KEY_FILE} and {ISSUER}")
         regions = tuple(
             Region(region.name, RegionUrl(redis_url(region.redis_socket)), OptionalUrl(redis_url(region.cache_socket)))
-            for region in layout.regions
-            if self.region in ("", region.name)
+            for region in options.local_regions(layout, self.region)
         )
-        if not regions:
-            raise click.UsageError(f"the local run has no region {self.region!r}")
-        return Place(regions, _secrets(key_file, None), self.issuer or ISSUER)
+        return Place(regions, _secrets(layout.keys / "idempotency.key", None), self.issuer or LOCAL_ISSUER)
 
     def path(self) -> str:
         """The path that was asked for; empty: all of them.
@@ -115,7 +105,7 @@ class Purge:
         except RegionUnreachableError:
             click.echo(f"{region.name}: Dedicated lanes: not removed, the Redis that names them does not answer as it must", err=True)
             is_whole = False
-        lanes = Lanes(region.name, region.shared, _connect, place.secrets, documents.by_name.get, timeout_seconds=TIMEOUT_SECONDS)
+        lanes = Lanes(region.name, region.shared, _connect, place.secrets, documents.by_name.get, timeout_seconds=options.TIMEOUT_SECONDS)
         tenant = Principal(place.issuer, self.tenant, "", "", "", frozenset(), 0).partition(PartitionBy.TENANT)
         try:
             found = [lanes.shared, *(lanes.of(document.tier) for document in documents.by_name.values())]
@@ -132,27 +122,15 @@ def cache() -> None:
 @cache.command()
 @click.option("--tenant", required=True, help="The customer, as in the claim `tenant`.")
 @click.option("--uri", default="", help="Path or URL of a resource, in every variant and query; without it everything of the customer.")
-@click.option("--issuer", default="", envvar="TIDEGATE_TOKEN_ISSUER", show_envvar=True, help="`iss` of its tokens.")
+@options.issuer
+@options.region
+@options.redis_url
+@click.option(CACHE_URL, default="", envvar="TIDEGATE_CACHE_URL", show_envvar=True, help="Redis of the shared lane.")
+@options.idempotency_key_file
 @click.option(
-    "--region", default="", envvar="TIDEGATE_REGION", show_envvar=True, help="Name of the region; of a local run, that one alone."
+    "--lane-key-file", type=options.PATH, envvar="TIDEGATE_LANE_KEY_FILE", show_envvar=True, help="Key of the passwords of dedicated lanes."
 )
-@click.option(
-    "--redis-url", default="", envvar="TIDEGATE_REDIS_URL", show_envvar=True, help="Redis of the region, which knows the dedicated lanes."
-)
-@click.option("--cache-url", default="", envvar="TIDEGATE_CACHE_URL", show_envvar=True, help="Redis of the shared lane.")
-@click.option(
-    "--idempotency-key-file",
-    type=PATH,
-    envvar="TIDEGATE_IDEMPOTENCY_KEY_FILE",
-    show_envvar=True,
-    help="Key of the names that entries are kept under.",
-)
-@click.option(
-    "--lane-key-file", type=PATH, envvar="TIDEGATE_LANE_KEY_FILE", show_envvar=True, help="Key of the passwords of dedicated lanes."
-)
-@click.option(
-    "--state", type=PATH, default=Path(".tidegate"), show_default=True, help="Directory of the local run, asked if no Redis is named."
-)
+@options.state
 def purge(**given: Any) -> None:
     """Remove what is kept for a customer; what is being made meanwhile from older data is not kept either."""
     asked = Purge(**given)
@@ -164,10 +142,7 @@ def purge(**given: Any) -> None:
 
 
 def _secrets(name_key_file: Path, lane_key_file: Path | None) -> LaneSecrets:
-    try:
-        return LaneSecrets(read_secret(name_key_file), (), read_secret(lane_key_file) if lane_key_file else b"")
-    except SettingsError as ex:
-        raise click.UsageError(str(ex)) from ex
+    return LaneSecrets(options.read_key(name_key_file), (), options.read_key(lane_key_file) if lane_key_file else b"")
 
 
 async def _purge(region: Region, lane: Lane, tenant: str, path: str) -> bool:
@@ -182,7 +157,7 @@ async def _purge(region: Region, lane: Lane, tenant: str, path: str) -> bool:
 
 
 async def _documents(region: Region) -> Documents:
-    redis = connect_region(region.redis, timeout_seconds=TIMEOUT_SECONDS)
+    redis = connect_region(region.redis, timeout_seconds=options.TIMEOUT_SECONDS)
     try:
         published = await RegionalTiers(redis, worker_id="").read()
     finally:
@@ -191,12 +166,4 @@ async def _documents(region: Region) -> Documents:
 
 
 def _connect(url: str) -> Any:
-    return connect(RedisUrl(url), timeout_seconds=TIMEOUT_SECONDS)
-
-
-if __name__ == "__main__":
-    try:
-        cache(prog_name="python -m tidegate.purge")
-    except TidegateError as error:
-        click.echo(f"tidegate: {error}", err=True)
-        sys.exit(1)
+    return connect(RedisUrl(url), timeout_seconds=options.TIMEOUT_SECONDS)
