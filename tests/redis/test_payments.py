@@ -28,6 +28,7 @@ from tidegate.identity.principal import Principal
 from tidegate.local.payment_provider import LEDGER, Fault, Ledger, make_app
 from tidegate.payments.errors import ProviderUnavailableError
 from tidegate.payments.http import HttpPaymentProvider
+from tidegate.resources.credits import Purchases
 from tidegate.resources.payments import PaymentEntry, Payments
 from tidegate.routing import Router
 from tidegate.store.base import Conflict, Write
@@ -513,6 +514,28 @@ async def test_a_key_whose_result_is_gone_is_refused_for_a_month(api, provider, 
     assert [(answer.status_code, kind(answer)) for answer in answers] == [(422, "idempotency-key-expired"), (422, "idempotency-key-reused")]
     assert await redis.strlen(tombstone) < 150
     assert provider.taken() == [1]
+
+
+@pytest.mark.parametrize("make", [Payments, lambda _: Purchases()], ids=["payment", "purchase"])
+async def test_a_worker_that_slept_until_the_result_was_gone_does_nothing_again(store, provider, redis, valkey, make):
+    """W5 and W13: it had looked the mutation up before another one did it, and wakes up after its retention."""
+    headers, resource = key(), make(provider.adapter)
+    async with client_of(store, provider.adapter, payments=resource) as api:
+        assert (await pay(api, headers)).status_code == 201
+    (tombstone,) = await redis.keys("*tombstone/*")
+    kept = await redis.get(tombstone)
+    await redis.delete(tombstone, *await redis.keys("*result/*"))
+
+    def sleep(point: FaultPoint) -> None:
+        if point is FaultPoint.LOOKED_UP:
+            with BlockingRedis(port=valkey.port) as client:
+                client.set(tombstone, kept)
+
+    async with client_of(store, provider.adapter, reached=sleep, payments=resource) as asleep:
+        answer = await pay(asleep, headers)
+
+    assert (answer.status_code, kind(answer)) == (422, "idempotency-key-expired")
+    assert await redis.keys("*result/*") == []
 
 
 async def test_nothing_that_is_stored_of_a_result_can_be_read_without_the_key(api, redis):

@@ -48,6 +48,11 @@ def tombstone_key(name: str) -> str:
     return f"tombstone/{name}"
 
 
+def unfinished(name: str, version: int) -> Mapping[str, int]:
+    """On what beginning or ending a mutation is conditional: its claim has `version`, and no result came and went since the look-up."""
+    return {result_key(name): version, tombstone_key(name): ABSENT}
+
+
 class Journal:
     """Results, claims and tombstones in `store`, sealed by `sealer`. Every method raises `StoreUnavailableError` without the store.
 
@@ -102,7 +107,7 @@ class Journal:
         key = result_key(name)
         # A claim is kept until it is resolved: one that was forgotten would be taken for none (B5).
         writes = [Write(key, self._sealer.seal(encode(claim), key, claim.fencing)), Write(lease_key(name), b"1", self.lease_seconds)]
-        return await self.store.commit({key: version, lease_key(name): ABSENT}, writes)
+        return await self.store.commit({**unfinished(name, version), lease_key(name): ABSENT}, writes)
 
     async def renew(self, name: str, *, version: int) -> Committed | Conflict:
         """Hold the lease for longer, if the claim still has `version`."""

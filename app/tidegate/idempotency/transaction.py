@@ -21,7 +21,7 @@ from tidegate.idempotency.errors import (
     ResultTooLargeError,
 )
 from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
-from tidegate.idempotency.journal import Found, Journal, result_key
+from tidegate.idempotency.journal import Found, Journal, unfinished
 from tidegate.idempotency.measures import MutationMeasures, Outcome, outcome_of
 from tidegate.idempotency.mutation import Mutation
 from tidegate.idempotency.record import NOT_FINAL, Claim, Result, Tombstone, stored_headers
@@ -130,7 +130,7 @@ class TransactionMiddleware:
         if outcome == "done":
             conflict = await self._commit(mutation, effect, unit, result, req.context.tier.retention_seconds)
             if conflict:
-                is_taken = result_key(mutation.name) in conflict.keys
+                is_taken = not unfinished(mutation.name, ABSENT).keys().isdisjoint(conflict.keys)
                 return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp) if is_taken else None
         _put(result, resp, draft.headers)
         return outcome
@@ -168,7 +168,7 @@ class TransactionMiddleware:
         # A claim of somebody else's attempt is not ours to end: a handler that took none commits against "nothing is known".
         version = effect.version if effect.fencing else ABSENT
         self._reached(FaultPoint.BEFORE_COMMIT)
-        outcome = await unit.commit({result_key(mutation.name): version}, end)
+        outcome = await unit.commit(unfinished(mutation.name, version), end)
         if isinstance(outcome, Conflict):
             return outcome
         effect.is_settled = True
