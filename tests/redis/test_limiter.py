@@ -456,6 +456,26 @@ async def test_a_worker_that_stands_still_does_not_take_redis_for_lost(redis: Re
     assert (await asked).windows[0].used == 2
 
 
+async def test_an_answer_that_comes_in_the_turn_of_its_being_given_up_counts(redis: Redis, monkeypatch: pytest.MonkeyPatch):
+    """A worker that stands still twice: what Redis granted is not granted once more by `onStoreLoss`, and the batch is counted out once."""
+    limiter, held, replies = RedisLimiter(redis, deadline_seconds=0.05), tier(("hour", 9, "1h")), []
+    call, give_up = limiter._channel.call, limiter._give_up
+
+    def hold_back(*parts: Any) -> asyncio.Future[bytes]:
+        replies.append(call(*parts))
+        return asyncio.get_running_loop().create_future()
+
+    def answer_first(flight: Any) -> None:
+        flight.reply.set_result(replies[0].result())
+        give_up(flight)
+
+    monkeypatch.setattr(limiter._channel, "call", hold_back)
+    monkeypatch.setattr(limiter, "_give_up", answer_first)
+
+    assert (await limiter.decide(("t",), held, ONE)).windows[0].used == 1
+    assert limiter._commit._in_flight == 0
+
+
 async def test_after_a_loss_no_more_batches_are_under_way_than_before(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., object]
 ):

@@ -132,6 +132,8 @@ class RedisLimiter:
         flight.timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._give_up, flight)
 
     def _give_up(self, flight: "_Flight") -> None:
+        if flight.reply.done():
+            return  # In this very turn: `_end` is next, and what was granted counts.
         self._lose(flight, "no answer in time")
         flight.reply.cancel()
         self._channel.drop()
