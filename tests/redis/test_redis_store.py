@@ -79,6 +79,7 @@ async def test_a_server_that_keeps_everything_passes_the_check(valkeys):
     [
         (("--appendonly", "no"), "aof_enabled"),
         (("--appendonly", "yes"), "appendfsync is everysec"),
+        ((*DURABLE, "--no-appendfsync-on-rewrite", "yes"), "no-appendfsync-on-rewrite is yes"),
         ((*DURABLE, "--maxmemory-policy", "allkeys-lru"), "maxmemory_policy"),
     ],
 )

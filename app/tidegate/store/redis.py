@@ -20,8 +20,10 @@ VALUE_PREFIX = "tg:1:store:value:"
 """String per key: version in 16 digits, then the value. 16 digits hold every integer that Lua counts exactly."""
 VERSION_DIGITS = 16
 
-REQUIRED_SETTINGS = {"maxmemory_policy": "noeviction", "aof_enabled": "1", "appendfsync": "always"}
-"""Fields of INFO, and a setting, without which an acknowledged commit may vanish (IDEM-18)."""
+NOT_IN_INFO = {"appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
+"""`always` alone is not: while the log is rewritten, the second setting would leave it to chance what is on disk."""
+REQUIRED_SETTINGS = {"maxmemory_policy": "noeviction", "aof_enabled": "1", **NOT_IN_INFO}
+"""Fields of INFO, and settings, without which an acknowledged commit may vanish (IDEM-18)."""
 OLDEST_VERSION = (7, 0)
 """That the promises of `base.py` are tested on. Valkey calls itself 7.2."""
 
@@ -56,7 +58,7 @@ class RedisStore:
         """Compare the server's settings with those that a durable store needs."""
         async with _translated():
             info: Mapping[str, Any] = await self._redis.info("everything")
-            settings = {**info, "appendfsync": await self._appendfsync()}
+            settings = {**info, **await self._configured()}
         wrong = [
             f"{field} is {settings.get(field)}, must be {wanted}"
             for field, wanted in REQUIRED_SETTINGS.items()
@@ -72,12 +74,13 @@ class RedisStore:
         async with _translated():
             await self._redis.aclose()
 
-    async def _appendfsync(self) -> str:
-        # INFO does not tell it. Where CONFIG is denied or gone, as on managed servers, it is taken on trust.
+    async def _configured(self) -> Mapping[str, Any]:
+        # Where CONFIG is denied or gone, as on managed servers, they are taken on trust.
         try:
-            return str((await self._redis.config_get("appendfsync"))["appendfsync"])
+            told: Mapping[Any, Any] = await self._redis.config_get(*NOT_IN_INFO)
         except ResponseError:
-            return REQUIRED_SETTINGS["appendfsync"]
+            return NOT_IN_INFO
+        return {**NOT_IN_INFO, **told}
 
 
 def _versioned(stored: bytes) -> Versioned:
