@@ -24,6 +24,7 @@ from tidegate.connections.connect import RegionalRedis, connect, connect_region
 from tidegate.connections.url import RedisUrl
 from tidegate.idempotency.fault_points import Reached, go_on
 from tidegate.idempotency.journal import LEASE_SECONDS, Journal
+from tidegate.idempotency.key import names_of
 from tidegate.idempotency.measures import MutationMeasures
 from tidegate.idempotency.middleware import ReplayMiddleware
 from tidegate.idempotency.sealing import Sealer
@@ -213,7 +214,7 @@ def _open_adapters(settings: Settings) -> Adapters:
     measures, mutations = Measures(), MutationMeasures()
     limiter = limiter_of(regional, shards=settings.limits_shards, deadline_seconds=settings.decision_timeout_seconds, measures=measures)
     measured = MeasuredStore(open_store(settings.store_url, timeout_seconds=settings.store_timeout_seconds))
-    store = TrustedStore(GatheredReads(measured), RegionalMemory(regional))
+    store = TrustedStore(GatheredReads(measured), RegionalMemory(regional), names_of(read_secret(settings.idempotency_key_file)))
     last_good = Path(settings.tiers_file) if settings.tiers_file else None
     # Unique over restarts and pods, so that two workers never answer for one another.
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

@@ -373,6 +373,26 @@ async def test_workers_that_prefer_different_identity_keys_count_as_one(
     assert statuses == [200, 200, 200, 429, 429, 429]
 
 
+async def test_a_worker_with_another_idempotency_key_does_nothing_again(
+    api: httpx.AsyncClient, valkey: Any, durable: Any, issuer: Any, tmp_path: Path
+) -> None:
+    """As one of a second cluster whose Secret was made apart: it finds no result of the others, and must not take that for none."""
+    (tmp_path / "another.key").write_bytes(b"a" * 43)
+    urls = {"TIDEGATE_REGION": "dublin", "TIDEGATE_REDIS_URL": valkey.url, "TIDEGATE_STORE_URL": durable.url}
+    another = {"TIDEGATE_IDEMPOTENCY_KEY_FILE": str(tmp_path / "another.key")}
+    headers = bearer(issuer.mint("pro")) | {"Idempotency-Key": '"purchase-0000000001"', "Content-Type": "application/json"}
+    first = await api.post(PURCHASES, headers=headers, content=b'{"amount": 500}')
+
+    app = create_app(Settings.from_environment(issuer.environment | PATIENT | urls | another))
+    async with lifespan(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        again, ready = await client.post(PURCHASES, headers=headers, content=b'{"amount": 500}'), await client.get("/readyz")
+
+    assert first.status_code == 201
+    assert_is_problem(again, 503)
+    assert ready.json()["failed"] == ["store"]
+    assert (await api.get("/v1/credits", headers=headers)).json()["balance"] == 500
+
+
 class Exchange:
     """What a server holds for a request: the scope, and the `receive` of it, as uvicorn's cycle does."""
 

@@ -5,6 +5,8 @@ region's Redis remembers the mark of the store that it served with, and every co
 
 A store that was emptied begins its versions anew, and then the mark of another may have the version that this one's had. So beside
 each mark is a witness, a key of its random name, and a commit is on condition of both.
+
+Nor does a worker find any result that looks under names of its own: so the store also tells which idempotency key its names are made with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +18,25 @@ from tidegate.store.regional import RegionalMemory
 
 KEY = "incarnation"
 """Where the mark is in the store."""
+NAMES = f"{KEY}/names"
+"""What tells the secret under which mutations are named in the store."""
 ANOTHER = "the consistent store is another than a moment ago; nothing was done"
+REMEDY = "bring that back, or accept the loss with `tidegate adopt-store` (docs/store.md)"
 
 
 class TrustedStore:
-    """A `ConsistentStore` that reads from `store`, and writes to it while it is the one that `memory` remembers."""
+    """A `ConsistentStore` that reads from `store`, and writes to it while it is the one that `memory` remembers.
 
-    def __init__(self, store: ConsistentStore, memory: RegionalMemory) -> None:
+    Args:
+        store: Where values are.
+        memory: Of the region.
+        names: Tells the secret under which this worker names mutations; one of another secret writes nothing to the same store.
+    """
+
+    def __init__(self, store: ConsistentStore, memory: RegionalMemory, names: bytes) -> None:
         self._store = store
         self._memory = memory
+        self._names = names
         # What this process has served with: it stays known when the region's Redis is emptied too.
         self._own: Incarnation | None = None
         self._condition: dict[str, int] | None = None
@@ -59,7 +71,7 @@ class TrustedStore:
         """On what a commit is conditional: the versions of the mark and of its witness.
 
         Raises:
-            StoreMisconfiguredError: The store is another.
+            StoreMisconfiguredError: The store is another, or its mutations are named otherwise.
             StoreUnavailableError: It did not answer, or nobody can tell.
         """
         # In this order: what a region remembers was in the store before, so a mark that is being made is never missed.
@@ -84,16 +96,19 @@ class TrustedStore:
         return self._condition
 
     async def _witnessed(self, stored: Incarnation, version: int) -> dict[str, int]:
-        witness = _witness(stored)
-        found = await self._store.read([KEY, witness])
-        if witness not in found:
-            # A mark of before there were witnesses.
-            await self._store.commit({KEY: version, witness: ABSENT}, [Write(witness, b"")])
-            found = await self._store.read([KEY, witness])
-        # Looked at once more, as both must be of one moment.
-        if witness not in found or KEY not in found or found[KEY].value != stored.encode():
+        beside = {_witness(stored): b"", NAMES: self._names}
+        found = await self._store.read([KEY, *beside])
+        if missing := beside.keys() - found.keys():
+            # A mark that is new, or of before there were witnesses and names.
+            writes = [Write(key, beside[key]) for key in missing]
+            await self._store.commit({KEY: version, **dict.fromkeys(missing, ABSENT)}, writes)
+            found = await self._store.read([KEY, *beside])
+        # Looked at once more, as all must be of one moment.
+        if beside.keys() - found.keys() or KEY not in found or found[KEY].value != stored.encode():
             raise StoreUnavailableError(ANOTHER)
-        return {key: found[key].version for key in (KEY, witness)}
+        if found[NAMES].value != self._names:
+            raise StoreMisconfiguredError(f"the idempotency key is another than that of the consistent store's results: {REMEDY}")
+        return {key: found[key].version for key in (KEY, _witness(stored))}
 
     async def _condition_of_trusted(self) -> dict[str, int]:
         try:
@@ -119,7 +134,8 @@ async def adopt(store: ConsistentStore, memories: Sequence[RegionalMemory]) -> I
     stored, version = await _marked(store)
     known = [one for one in (stored, *[await memory.recall() for memory in memories]) if one]
     adopted = Incarnation.new(1 + max((one.adoptions for one in known), default=0))
-    if isinstance(await store.commit({KEY: version}, _mark(adopted)), Conflict):
+    # Whoever is first from now on says how mutations are named.
+    if isinstance(await store.commit({KEY: version}, [*_mark(adopted), Write(NAMES, None)]), Conflict):
         raise StoreUnavailableError("the mark of the store has just changed; look again")
     for memory in memories:
         await memory.remember(adopted)
@@ -141,7 +157,4 @@ async def _marked(store: ConsistentStore) -> tuple[Incarnation | None, int]:
 
 def _reason(stored: Incarnation | None) -> str:
     what = "is empty" if stored is None else "was set up anew" if stored.is_disputed else "is another"
-    return (
-        f"the consistent store {what}, but this region has served with one that knew of results: bring that back, or accept the loss with "
-        "`tidegate adopt-store` (docs/store.md)"
-    )
+    return f"the consistent store {what}, but this region has served with one that knew of results: {REMEDY}"
