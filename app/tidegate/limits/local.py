@@ -1,8 +1,9 @@
 """Limits without Redis, each worker for its share; used by `middleware.py` for tiers whose `onStoreLoss` is Local, while Redis is lost.
 
 The rules are those of the vector, in this worker's memory. The shares of a region's workers sum to the limit, so in any trailing window the
-region admits this way no more than the limit, however often Redis goes and comes. That is beside what Redis admitted in the same window:
-neither knows of the other's. So nothing is forgotten when Redis is back; what was counted here leaves with its own windows.
+region admits this way no more than the limit, however often Redis goes and comes, while these workers stay the same: one that is restarted
+has forgotten. That is beside what Redis admitted in the same window: neither knows of the other's. So nothing is forgotten when Redis is
+back; what was counted here leaves with its own windows.
 """
 
 import time

@@ -31,7 +31,8 @@ INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECO
 REFUSALS = frozenset(
     {INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, OUT_OF_RANGE, UNAUTHENTICATED}
 )
-"""gRPC codes by which the cluster says that it did nothing, and would do nothing at another member; after others nobody knows."""
+"""gRPC codes by which the cluster says that it did nothing, and would do nothing at another member; after others nobody knows.
+One lies: the commit that fills the quota is carried out and refused, so whoever is refused one looks again."""
 ABOUT_THE_REQUEST = ("request is too large", "larger than max", "too many operations", "duplicate key", "key is not provided")
 
 
@@ -47,7 +48,7 @@ class Call(Enum):
 
 
 class EtcdRefusalError(Exception):
-    """etcd said no, and did nothing; `code` is gRPC's."""
+    """etcd said no, and did nothing, unless that filled its quota; `code` is gRPC's."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)

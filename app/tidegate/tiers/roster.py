@@ -7,7 +7,7 @@ SETTLED_SECONDS = 10.0
 
 
 class Roster:
-    """A number that grows at once and shrinks late, so that the shares of all workers never sum to more than a limit.
+    """A number that grows at once and shrinks late, so that the shares of workers that lose Redis together never sum to more than a limit.
 
     A Redis that has lost its data hears of its workers one after the other, and would tell the first that it is alone. So a smaller number
     counts only after it was heard for `SETTLED_SECONDS` on end, and then the largest of that time. And a worker that joins has no share
