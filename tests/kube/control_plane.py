@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -52,7 +53,10 @@ class ControlPlane:
             "users": [{"name": user, "user": {"token": token}}],
             "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": user, "namespace": "default"}}],
         }
-        path.write_text(yaml.safe_dump(content))
+        # Programs that were started before read it while it is made anew: whoever sees it sees all of it.
+        with NamedTemporaryFile("w", dir=self.folder, delete=False) as file:
+            yaml.safe_dump(content, file)
+        Path(file.name).replace(path)
         return path
 
     def client(self) -> client.ApiClient:
