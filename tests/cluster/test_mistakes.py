@@ -9,7 +9,7 @@ from tests.cluster.images import chart_values, reference
 from tests.cluster.notes import commands, paste
 from tests.cluster.pods import restricted_pod
 from tests.cluster.release import Release
-from tests.kube.chart import ROOT
+from tests.kube.chart import ROOT, wait_for_definition
 from tests.kube.processes import eventually
 from tests.kube.tiers import Json, condition
 
@@ -101,7 +101,7 @@ def test_a_definition_that_is_deleted_and_applied_again_is_taken_up_by_the_runni
         eventually(lambda: customer.get("/v1/credits").status == 503, seconds=SEEN_SECONDS)
 
     release.helm.upgrade("--reset-then-reuse-values")
-    release.kubectl("wait", "crd/ratelimittiers.tidegate.dev", "--for=condition=Established", "--timeout=20s")
+    wait_for_definition(release.kubectl)
     paste(release, f"kubectl apply --namespace {release.namespace} -f k8s/tiers/")
 
     eventually(lambda: release.tiers.names() and release.tiers.all_ready(), seconds=SEEN_SECONDS)

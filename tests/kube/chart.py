@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from tests.kube.control_plane import ControlPlane
+from tests.kube.control_plane import ControlPlane, Kubectl
+from tests.kube.processes import eventually
 from tests.kube.tiers import Json
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,12 @@ class Helm:
             env=self.environment,
             check=False,
         )
+
+
+def wait_for_definition(kubectl: Kubectl) -> None:
+    """Wait until tiers can be applied: where kubectl looks for kinds, theirs appears a moment after the definition is established."""
+    kinds = ("api-resources", "--api-group=tidegate.dev", "--output=name")
+    eventually(lambda: "ratelimittiers" in kubectl(*kinds, check=False), seconds=20)
 
 
 def render(program: Path, *values: str, files: Sequence[Path] = ()) -> list[Json]:

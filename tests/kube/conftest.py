@@ -14,7 +14,7 @@ from tests.kube.chart import CHART, RELEASE, Helm
 from tests.kube.control_plane import ControlPlane, Kubectl, control_plane, kubectl_for
 from tests.kube.processes import Program, eventually
 from tests.kube.stage import DEFAULT_TIER, Regions, everywhere, operator, two_regions
-from tests.kube.tiers import Json, TierClient, limited
+from tests.kube.tiers import KIND, Json, TierClient, limited
 from tests.kube.tools import CONTROL_PLANE, ToolUnavailable, tool
 
 CRD_FILE = CHART / "files/ratelimittiers.yaml"
@@ -92,7 +92,17 @@ def crd(api: client.ApiClient) -> Json:
         conditions = {entry["type"]: entry["status"] for entry in current.get("status", {}).get("conditions") or []}
         return current if conditions.get("Established") == "True" else None
 
-    return eventually(established, seconds=10) or {}
+    def is_served() -> bool:
+        try:
+            objects.list_cluster_custom_object(**KIND)
+        except client.ApiException:
+            return False
+        return True
+
+    held = eventually(established, seconds=10) or {}
+    # Whoever answers requests learns of it a moment later, and knows no tiers until then.
+    eventually(is_served, seconds=10)
+    return held
 
 
 @pytest.fixture

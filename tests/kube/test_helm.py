@@ -17,7 +17,7 @@ import pytest
 import yaml
 from redis import Redis
 from tests.conftest import Valkey
-from tests.kube.chart import KEPT, RELEASE, ROOT, Helm
+from tests.kube.chart import KEPT, RELEASE, ROOT, Helm, wait_for_definition
 from tests.kube.control_plane import ControlPlane, Kubectl, kubectl_for
 from tests.kube.processes import eventually
 from tests.kube.stage import operator, watchers
@@ -66,7 +66,7 @@ def test_an_installation_serves_tiers(helm: Helm, kubectl: Kubectl) -> None:
     """One command brings the definition and everything else; the samples are the next."""
     helm.install()
 
-    kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
+    wait_for_definition(kubectl)
     kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers"))
 
     names = kubectl("get", "rlt", "--namespace", helm.namespace, "--output", "name").split()
@@ -231,6 +231,7 @@ def test_a_new_installation_finds_the_keys_of_the_results_that_were_kept(helm: H
 def test_an_uninstall_keeps_the_definition_and_the_tiers(helm: Helm, kubectl: Kubectl) -> None:
     """Removing the platform for a moment doesn't lose what customers were promised; a new installation takes it up again."""
     helm.install()
+    wait_for_definition(kubectl)
     kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
 
     helm.uninstall()
@@ -250,7 +251,7 @@ def test_an_operator_that_was_there_first_waits_for_the_definition(helm: Helm, k
         running.wait_until(lambda: "cannot be listed yet" in running.last_words(), seconds=20)
 
         helm.upgrade("--reset-values")
-        kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
+        wait_for_definition(kubectl)
         running.wait_until(lambda: watchers(valkey) == 1, seconds=20)
         kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
 
@@ -264,7 +265,7 @@ def test_an_operator_whose_definition_is_deleted_ends_and_waits_for_it_at_its_ne
     """kopf looks for a resource once: the pod's restart is what finds it again, so the end must come, and soon."""
     helm.install()
     apply = ("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
-    kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
+    wait_for_definition(kubectl)
     kubectl(*apply)
     region = SimpleNamespace(name="frankfurt", valkey=valkey)
     with operator(tmp_path, [region], helm.cluster.admin_kubeconfig, helm.namespace) as running, Redis(port=valkey.port) as redis:
@@ -277,7 +278,7 @@ def test_an_operator_whose_definition_is_deleted_ends_and_waits_for_it_at_its_ne
         running.start()
         running.wait_until(lambda: "cannot be listed yet" in running.last_words(), seconds=20)
         helm.upgrade()
-        kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=10s")
+        wait_for_definition(kubectl)
         kubectl(*apply)
         eventually(lambda: redis.hexists(keys.TIERS, "free"), seconds=10)
 
@@ -285,6 +286,7 @@ def test_an_operator_whose_definition_is_deleted_ends_and_waits_for_it_at_its_ne
 def test_an_uninstall_removes_the_definition_when_told_so(helm: Helm, kubectl: Kubectl) -> None:
     """`crds.keep=false` leaves nothing behind, tiers that an operator knew neither: it holds no object back."""
     helm.install("--set", "crds.keep=false")
+    wait_for_definition(kubectl)
     kubectl("apply", "--namespace", helm.namespace, "--filename", str(ROOT / "k8s/tiers/free.yaml"))
 
     helm.uninstall()
