@@ -16,6 +16,7 @@ CHART = ROOT / "charts/tidegate"
 # The chart of the release before, one at a time; `make keep-chart` renews it.
 (KEPT,) = (ROOT / "tests/fixtures/charts").iterdir()
 RELEASE = "tidegate"
+DEFINITION = "crd/ratelimittiers.tidegate.dev"
 TIMEOUT_SECONDS = 60
 
 
@@ -89,6 +90,7 @@ class Helm:
 
 def wait_for_definition(kubectl: Kubectl) -> None:
     """Wait until tiers can be applied: where kubectl looks for kinds, theirs appears a moment after the definition is established."""
+    kubectl("wait", DEFINITION, "--for", "condition=Established", "--timeout=20s")
     kinds = ("api-resources", "--api-group=tidegate.dev", "--output=name")
     eventually(lambda: "ratelimittiers" in kubectl(*kinds, check=False), seconds=20)
 

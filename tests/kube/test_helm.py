@@ -17,7 +17,7 @@ import pytest
 import yaml
 from redis import Redis
 from tests.conftest import Valkey
-from tests.kube.chart import KEPT, RELEASE, ROOT, Helm, wait_for_definition
+from tests.kube.chart import DEFINITION, KEPT, RELEASE, ROOT, Helm, wait_for_definition
 from tests.kube.control_plane import ControlPlane, Kubectl, kubectl_for
 from tests.kube.processes import eventually
 from tests.kube.stage import operator, watchers
@@ -25,8 +25,6 @@ from tests.kube.tiers import Json
 
 from tidegate.contract import keys
 from tidegate.identity.rotation import REPLACEABLE
-
-DEFINITION = "crd/ratelimittiers.tidegate.dev"
 
 
 @pytest.fixture(scope="module")
