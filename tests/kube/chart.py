@@ -1,6 +1,5 @@
 """Runs Helm on the chart, against a cluster of the tests; called by the fixtures and the chart's tests."""
 
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ class Helm:
         """Where Helm keeps its own things, and the cluster."""
         home = self.cluster.folder / "helm"
         homes = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
-        return {**os.environ, **homes, "KUBECONFIG": str(self.cluster.admin_kubeconfig)}
+        return {**self.cluster.environment, **homes}
 
     def install(self, *options: str, chart: Path = CHART) -> None:
         """Install the release; without nodes nothing would become ready, so nothing is waited for."""

@@ -59,6 +59,11 @@ class ControlPlane:
         Path(file.name).replace(path)
         return path
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which kubectl and Helm may do everything, and remember nothing of an earlier server at the same address."""
+        return {**os.environ, "KUBECONFIG": str(self.admin_kubeconfig), "KUBECACHEDIR": str(self.folder / "kubectl")}
+
     def client(self) -> client.ApiClient:
         """A client that may do everything."""
         settings = client.Configuration(host=self.url, ssl_ca_cert=str(self.authority))
@@ -80,9 +85,8 @@ def kubectl_for(cluster: ControlPlane, program: Path) -> Kubectl:
     """Runs kubectl with the given arguments and returns what it prints; fails when it does, unless `check` is false."""
 
     def run(*arguments: str, stdin: str = "", check: bool = True, seconds: float = 60) -> str:
-        environment = {**os.environ, "KUBECONFIG": str(cluster.admin_kubeconfig)}
         done = subprocess.run(
-            [str(program), *arguments], input=stdin, capture_output=True, text=True, timeout=seconds, env=environment, check=False
+            [str(program), *arguments], input=stdin, capture_output=True, text=True, timeout=seconds, env=cluster.environment, check=False
         )
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
