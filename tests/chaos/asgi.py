@@ -23,10 +23,12 @@ AHEAD_SECONDS = int(os.environ["CHAOS_CLOCK_SECONDS"])
 
 def strike(point: FaultPoint) -> None:
     """Send this process the signal that is waiting at `point`, once: whichever request comes first takes it."""
-    victim = FAULTS / f"victim-{os.getpid()}"
+    armed = FAULTS / point
     with suppress(FileNotFoundError):
-        (FAULTS / point).rename(victim)
-        os.kill(os.getpid(), signal.Signals[victim.read_text()])
+        # Read before it is renamed: the test removes it then.
+        number = signal.Signals[armed.read_text()]
+        armed.rename(FAULTS / f"victim-{os.getpid()}")
+        os.kill(os.getpid(), number)
 
 
 # A worker that is asleep when its master dies would sleep for ever, and keep the port.

@@ -148,16 +148,27 @@ class Region:
         return is_armed
 
     def victim(self) -> int:
-        """The process that was sent the signal, as soon as it is."""
+        """The process that was sent the signal, as soon as that has stopped or ended it: what wakes it must not come before."""
         [file] = eventually(lambda: list(self._faults.glob("victim-*")), seconds=CLIENT_SECONDS)
         file.unlink()
-        return int(file.name.removeprefix("victim-"))
+        process = int(file.name.removeprefix("victim-"))
+        eventually(lambda: not runs(process), seconds=CLIENT_SECONDS)
+        return process
 
     def events(self, name: str) -> Iterator[dict[str, Any]]:
         """What its workers logged."""
         for line in self.log.read_text().splitlines():
             if line.startswith("{") and (event := json.loads(line))["event"] == name:
                 yield event
+
+
+def runs(process: int) -> bool:
+    """Whether a process is neither stopped nor at its end."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "TZX"
 
 
 class Provider:
