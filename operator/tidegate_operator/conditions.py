@@ -10,7 +10,7 @@ from tidegate_operator.observation import Observation
 from tidegate_operator.plan import is_newer
 
 NEWER_GENERATION = "NewerGeneration"
-"""Reason of `Degraded` and `Programmed` where a region keeps a newer generation: somebody's data or clock went back."""
+"""Reason of `Degraded`, `Programmed` and `Ready` where a region keeps a newer generation: somebody's data or clock went back."""
 TROUBLES = ("RegionUnreachable", "WriteRefused", NEWER_GENERATION, "NoReadyWorkers", "LimitsNotDecided")
 """Reasons of `Degraded`, the worst first."""
 DELETING = "Deleting"
@@ -34,7 +34,7 @@ def conditions(
     now: str,
 ) -> list[dict[str, Any]]:
     """Accepted, Programmed, Degraded, Ready, and LaneReady where there are lanes; each keeps the time of its last flip, or takes `now`."""
-    verdicts = [_accepted(tier), _programmed(tier, observations), _degraded(tier, observations), _ready(tier, regions)]
+    verdicts = [_accepted(tier), _programmed(tier, observations), _degraded(tier, observations), _ready(tier, observations, regions)]
     verdicts += [_lane_ready(lanes)] if lanes else []
     before = {condition.get("type"): condition for condition in tier.last_status.get("conditions", ())}
     return [_condition(verdict, before.get(verdict.kind, {}), tier.generation, now) for verdict in verdicts]
@@ -110,12 +110,15 @@ def _trouble(seen: Observation) -> tuple[str, str] | None:
     return None
 
 
-def _ready(tier: DesiredTier, regions: Sequence[Mapping[str, Any]]) -> _Verdict:
+def _ready(tier: DesiredTier, observations: Sequence[Observation], regions: Sequence[Mapping[str, Any]]) -> _Verdict:
     if tier.held_by is not None:
         message = f"It was deleted, and its tokens meet the default tier; its object is there for finalizers: {', '.join(tier.held_by)}"
         return _Verdict("Ready", False, DELETING, message[:4096])
     if tier.violations:
         return _Verdict("Ready", False, "InvalidSpec", _refusal(tier))
+    if newer := [found for seen in observations if (found := _newer_generation(tier, seen))]:
+        # Nothing progresses until somebody does something.
+        return _Verdict("Ready", False, NEWER_GENERATION, "; ".join(message for _, message in newer))
     waiting = [region["name"] for region in regions if region["state"] != "Ready"]
     if not waiting:
         return _Verdict("Ready", True, "Enforced", "Every ready worker of every region enforces this generation")

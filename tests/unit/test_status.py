@@ -132,12 +132,16 @@ def test_the_worst_trouble_is_the_reason_and_the_message_names_each_region(troub
 
 
 def test_a_region_that_keeps_a_newer_generation_is_named_with_both_and_what_to_do():
-    """As after a restore from a backup: no edit would be enforced, and nothing would say why."""
-    status = build_status(tier(7), [seen("frankfurt", tier(7)), seen("dublin", tier(9))], {}, now=FIRST)
+    """As after a restore from a backup: no edit would be enforced, and nothing would say why; `kubectl get` shows the reason of `Ready`."""
+    regions = [seen("frankfurt", tier(7)), seen("dublin", tier(9))]
 
-    assert condition(status, "Degraded") == ("True", "NewerGeneration")
-    assert condition(status, "Programmed") == ("False", "NewerGeneration")
-    assert status["conditions"][2]["message"] == "dublin: it keeps generation 9, newer than 7; delete the tier and create it again"
+    status = build_status(tier(7), regions, {}, now=FIRST)
+
+    assert {condition(status, kind)[1] for kind in ("Programmed", "Degraded", "Ready")} == {"NewerGeneration"}
+    said = "dublin: it keeps generation 9, newer than 7; delete the tier and create it again"
+    assert [entry["message"] for entry in status["conditions"][2:]] == [said, said]
+    # A region that is lost besides comes back by itself.
+    assert condition(build_status(tier(7), [*regions, lost("oslo")], {}, now=FIRST), "Ready") == ("False", "NewerGeneration")
 
 
 def test_a_newer_generation_is_news_once_for_each_that_it_is_newer_than():
