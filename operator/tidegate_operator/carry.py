@@ -1,13 +1,14 @@
 """Carries one tier into, or out of, one watched region: read, plan, act; called by the reconciler."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
 
 from tidegate.contract.codec import TierDocument
 from tidegate_operator.errors import RegionUnreachableError
-from tidegate_operator.observation import Observation
-from tidegate_operator.plan import Publish, Retire, plan
+from tidegate_operator.observation import Observation, Stored
+from tidegate_operator.plan import Nothing, Publish, Retire, plan
 from tidegate_operator.publisher import Publisher
 from tidegate_operator.regions import RegionWatch
 
@@ -16,19 +17,26 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 async def publish_into(watch: RegionWatch, name: str, document: TierDocument | None) -> Observation:
     """Have the region hold `document`, or only look when it is None; a region that is just being filled is to be looked at again."""
+    return await _carry(watch, name, (lambda stored: plan(document, stored)) if document else None)
+
+
+async def retire_from(watch: RegionWatch, name: str, uid: str) -> Observation:
+    """Have the region hold no tier `name` of this uid; one that is just being filled, maybe with that tier, is to be looked at again."""
+    return await _carry(watch, name, lambda stored: plan(None, stored if stored and stored.uid == uid else None))
+
+
+async def _carry(watch: RegionWatch, name: str, step: Callable[[Stored | None], Publish | Retire | Nothing] | None) -> Observation:
     publisher = watch.publisher
     if watch.problem:
         return Observation(publisher.region, problem=watch.problem)
     seen = None
     try:
         seen = await publisher.read(name)
-        if document and seen.is_empty:
+        if step and seen.is_empty:
             if watch.refill.is_under_way:
                 return replace(seen, is_being_filled=True)
             seen = await _refilled(watch, seen, name)
-        action = plan(document, seen.stored) if document and not seen.is_empty else None
-        if isinstance(action, Publish):
-            await _publish(publisher, action.document)
+        if step and not seen.is_empty and await _act(publisher, step(seen.stored)):
             seen = await publisher.read(name)
     except RegionUnreachableError as ex:
         # It was read a moment ago: it refuses to be written to, which is another trouble than being away.
@@ -36,30 +44,19 @@ async def publish_into(watch: RegionWatch, name: str, document: TierDocument | N
     return seen
 
 
-async def retire_from(watch: RegionWatch, name: str, uid: str) -> bool:
-    """Have the region hold no tier `name` of this uid; False: it was not reached, or is being filled, maybe with that tier."""
-    publisher = watch.publisher
-    if watch.problem:
-        return False
-    try:
-        seen = await publisher.read(name)
-        if seen.is_empty and watch.refill.is_under_way:
-            return False
-        stored = (await _refilled(watch, seen, name)).stored
-        action = plan(None, stored if stored and stored.uid == uid else None)
-        if isinstance(action, Retire):
-            outcome = await publisher.retire(action.name, action.uid)
-            log.info("tier retired", tier=name, region=publisher.region, outcome=outcome)
-    except RegionUnreachableError:
-        return False
-    return True
-
-
 async def _refilled(watch: RegionWatch, seen: Observation, name: str) -> Observation:
     # Never one tier after the other: with the first, workers would drop all that are not there yet.
-    if seen.is_empty and await watch.refill():
-        return await watch.publisher.read(name)
-    return seen
+    return await watch.publisher.read(name) if await watch.refill() else seen
+
+
+async def _act(publisher: Publisher, action: Publish | Retire | Nothing) -> bool:
+    match action:
+        case Publish(document):
+            await _publish(publisher, document)
+        case Retire(name, uid):
+            outcome = await publisher.retire(name, uid)
+            log.info("tier retired", tier=name, region=publisher.region, outcome=outcome)
+    return action != Nothing()
 
 
 async def _publish(publisher: Publisher, document: TierDocument) -> None:

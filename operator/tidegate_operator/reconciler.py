@@ -47,7 +47,7 @@ class Reconciler:
     ) -> None:
         self._source = source
         self._watches = [RegionWatch(publisher, Refill(publisher, self._all_documents), self._region_changed) for publisher in publishers]
-        self._wanted = WantedTiers(tuple(publisher.region for publisher in publishers))
+        self._wanted = WantedTiers()
         self._queue = WorkQueue(self._reconcile)
         self._reporting = Reporting(self._wanted, reports, lanes)
         self._finished: set[str] = set()
@@ -140,13 +140,11 @@ class Reconciler:
         observations = await asyncio.gather(*(publish_into(watch, tier.name, tier.document) for watch in self._watches))
         if any(seen.is_being_filled for seen in observations):
             return False
-        # A region that its watch knows as lost needs no retry: its return has everything looked at.
-        is_tried = all(not seen.problem or watch.problem for seen, watch in zip(observations, self._watches, strict=True))
-        return self._conclude(tier, observations) and is_tried
+        return self._conclude(tier, observations) and self._is_tried(observations)
 
     async def _recover(self, tier: DesiredTier) -> DesiredTier:
         # The newest spec is refused, and this operator saw none that was not: the regions remember the last good one.
-        seen = await self._look(tier.name)
+        seen = await asyncio.gather(*(publish_into(watch, tier.name, None) for watch in self._watches))
         known = [observed.document for observed in seen if observed.document and observed.document.uid == tier.uid]
         if not known:
             return tier
@@ -159,25 +157,26 @@ class Reconciler:
         await asyncio.gather(*(self._recover(tier) for tier in self._wanted.tiers.values() if tier.document is None))
         return [tier.document for tier in self._wanted.tiers.values() if tier.document]
 
-    async def _look(self, name: str) -> Sequence[Observation]:
-        return await asyncio.gather(*(publish_into(watch, name, None) for watch in self._watches))
-
     async def _retire(self, name: str, departure: Departure) -> bool:
-        is_gone = await asyncio.gather(*(retire_from(watch, name, departure.uid) for watch in self._watches))
-        pairs = zip(self._watches, is_gone, strict=True)
-        departure.remaining = tuple(watch.publisher.region for watch, gone in pairs if not gone)
+        observations = await asyncio.gather(*(retire_from(watch, name, departure.uid) for watch in self._watches))
+        if any(seen.is_being_filled for seen in observations):
+            return False
         if departure.held:
-            self._reporting.put(departure.held, await self._look(name))
-        if departure.remaining:
+            self._reporting.put(departure.held, observations)
+        if holding := [seen.region for seen in observations if seen.problem]:
             if not departure.is_reported:
                 departure.is_reported = True
-                log.warning("tier not retired yet, it goes when the region returns", tier=name, regions=departure.remaining)
-            return all(gone or watch.problem for watch, gone in zip(self._watches, is_gone, strict=True))
+                log.warning("tier not retired yet, it goes when the region can be written to", tier=name, regions=holding)
+            return self._is_tried(observations)
         self._finished.discard(name)
         self._passing_since.pop(name, None)
         if self._wanted.departures.get(name) is departure:
             del self._wanted.departures[name]
         return True
+
+    def _is_tried(self, observations: Sequence[Observation]) -> bool:
+        # A region that its watch knows as lost needs no retry: its return has everything looked at.
+        return all(not seen.problem or watch.problem for seen, watch in zip(observations, self._watches, strict=True))
 
     def _conclude(self, tier: DesiredTier, observations: Sequence[Observation]) -> bool:
         (self._finished.add if is_enforced_everywhere(tier, observations) else self._finished.discard)(tier.name)

@@ -11,28 +11,19 @@ from tidegate_operator.desired import DesiredTier
 
 @dataclass(slots=True)
 class Departure:
-    """A tier that must leave every region: `uid` fences the removal, `remaining` are the regions that may still hold it.
-
-    `held` is its object, where a finalizer keeps that from being gone.
-    """
+    """A tier that must leave every region: `uid` fences the removal; `held` is its object, where a finalizer keeps that from being gone."""
 
     uid: str
-    remaining: tuple[str, ...]
     is_reported: bool = False
     held: DesiredTier | None = None
 
 
 class WantedTiers:
-    """Tiers and departures by name; a name is in one of both at most.
+    """Tiers and departures by name; a name is in one of both at most."""
 
-    Args:
-        regions: Names of the regions that a departing tier must leave.
-    """
-
-    def __init__(self, regions: tuple[str, ...]) -> None:
+    def __init__(self) -> None:
         self.tiers: dict[str, DesiredTier] = {}
         self.departures: dict[str, Departure] = {}
-        self._regions = regions
         self._touched: dict[str, float] = {}
 
     def put(self, tier: DesiredTier) -> bool:
@@ -76,7 +67,7 @@ class WantedTiers:
         self._touched[name] = time.monotonic()
         departure = self.departures.get(name)
         if departure is None or departure.uid != uid:
-            departure = self.departures[name] = Departure(uid, self._regions)
+            departure = self.departures[name] = Departure(uid)
         departure.held = held or departure.held
 
     def merge(self, listed: Mapping[str, DesiredTier], *, started: float, is_complete: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from tidegate.contract import keys
 from tidegate.contract.codec import Heartbeat, decode_tier, encode_heartbeat
@@ -387,11 +388,18 @@ async def test_a_tier_that_goes_while_its_region_is_refilled_stays_away(
         await filling.wait()
 
         del objects.tiers["pro"]
-        reconciler.remove("pro", "b")
-        await eventually(lambda: "pro" in reconciler._queue._failures)
+        with capture_logs() as logs:
+            reconciler.remove("pro", "b")
+            await eventually(lambda: "pro" in reconciler._queue._failures)
         go_on.set()
 
         await eventually(holds(valkey, free=20))
+    assert waiting_regions(logs) == []
+
+
+def waiting_regions(logs: list[Any]) -> list[Any]:
+    """Of the lines that say that a tier is not retired yet."""
+    return [entry["regions"] for entry in logs if entry["event"].startswith("tier not retired yet")]
 
 
 async def test_no_region_waits_while_another_is_refilled(valkeys: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch):
@@ -629,12 +637,31 @@ async def test_a_removal_does_not_wait_for_a_lost_region_and_reaches_it_later(va
         dublin.stop()
         objects.tiers.clear()
 
-        reconciler.remove("free", "a")
+        with capture_logs() as logs:
+            reconciler.remove("free", "a")
 
-        await eventually(holds(frankfurt), 2)
+            await eventually(holds(frankfurt), 2)
+            await eventually(lambda: waiting_regions(logs))
         dublin.start()
         assert await stored(dublin) == {"free": 10}
         await eventually(holds(dublin), 8)
+    assert waiting_regions(logs) == [["dublin"]]
+
+
+async def test_a_removal_that_a_region_refuses_is_tried_again_and_told_once(valkey: Any, eventually: Eventually):
+    objects = Objects(wanted(), wanted("pro", uid="b"))
+    async with operator(objects, frankfurt=valkey) as reconciler, valkey.client() as client:
+        await eventually(holds(valkey, free=10, pro=10))
+        await client.execute_command("ACL", "SETUSER", "default", "-hdel")
+        del objects.tiers["free"]
+
+        with capture_logs() as logs:
+            reconciler.remove("free", "a")
+            await eventually(lambda: reconciler._queue._failures.get("free", 0) > 1)
+        await client.execute_command("ACL", "SETUSER", "default", "+hdel")
+
+        await eventually(holds(valkey, pro=10))
+    assert waiting_regions(logs) == [["frankfurt"]]
 
 
 async def test_a_tier_whose_object_a_finalizer_holds_says_where_it_is_not_retired_yet(valkeys: Any, eventually: Eventually):

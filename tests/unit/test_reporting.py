@@ -79,7 +79,7 @@ async def serving(api: ApiServer, wanted: WantedTiers, lanes: Lanes | None = Non
 
 async def test_what_was_seen_while_the_api_server_was_slow_is_written_once_and_the_newest_of_it(eventually: Eventually):
     api, tier = ApiServer(), wanted_tier()
-    wanted = WantedTiers(("dublin",))
+    wanted = WantedTiers()
     wanted.put(tier)
     async with serving(api, wanted) as reporting:
         api.answers.clear()
@@ -97,7 +97,7 @@ async def test_what_was_seen_while_the_api_server_was_slow_is_written_once_and_t
 
 async def test_a_status_that_is_right_again_before_it_could_be_written_is_not_written(eventually: Eventually):
     api, tier = ApiServer(), wanted_tier()
-    wanted = WantedTiers(("dublin",))
+    wanted = WantedTiers()
     wanted.put(tier)
     async with serving(api, wanted) as reporting:
         reporting.put(tier, seen(tier))
@@ -118,7 +118,7 @@ async def test_a_status_that_is_right_again_before_it_could_be_written_is_not_wr
 
 async def test_a_status_that_is_refused_is_written_later(eventually: Eventually):
     api, tier = ApiServer(), wanted_tier()
-    wanted = WantedTiers(("dublin",))
+    wanted = WantedTiers()
     wanted.put(tier)
     api.failures = 2
     async with serving(api, wanted) as reporting:
@@ -133,7 +133,7 @@ async def test_a_status_that_is_refused_is_written_later(eventually: Eventually)
 async def test_of_a_tier_that_is_gone_or_another_by_now_nothing_is_written(eventually: Eventually, newer: DesiredTier | None):
     """Neither a status nor a lane, which nobody would own: another look comes with what is new."""
     api, lanes, tier = ApiServer(), Lanes(), wanted_tier()
-    wanted = WantedTiers(("dublin",))
+    wanted = WantedTiers()
     wanted.put(tier)
     if newer is None:
         wanted.remove("free", "a")
@@ -149,7 +149,7 @@ async def test_of_a_tier_that_is_gone_or_another_by_now_nothing_is_written(event
 
 async def test_a_tier_that_is_held_is_reported_after_it_left_the_wanted_ones_and_its_lanes_are_left_alone(eventually: Eventually):
     api, lanes = ApiServer(), Lanes()
-    async with serving(api, WantedTiers(("dublin",)), lanes) as reporting:
+    async with serving(api, WantedTiers(), lanes) as reporting:
         reporting.put(replace(wanted_tier(), held_by=("example.com/theirs",)), [Observation("dublin", RegionView(5, 1, 1))])
         await eventually(lambda: not reporting._looks)
 
@@ -159,7 +159,7 @@ async def test_a_tier_that_is_held_is_reported_after_it_left_the_wanted_ones_and
 
 async def test_lanes_are_kept_until_nothing_is_left_to_do(eventually: Eventually):
     api, lanes, tier = ApiServer(), Lanes(), wanted_tier()
-    wanted = WantedTiers(("dublin",))
+    wanted = WantedTiers()
     wanted.put(tier)
     lanes.failures = 2
     async with serving(api, wanted, lanes) as reporting:

@@ -28,7 +28,7 @@ TIERS = st.builds(
 
 @pytest.fixture
 def tiers() -> WantedTiers:
-    return WantedTiers(("frankfurt",))
+    return WantedTiers()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_an_event_is_of_the_newest_object_by_the_order_of_its_versions(
 @given(st.lists(TIERS, max_size=4), st.lists(TIERS, unique_by=lambda tier: tier.name))
 def test_a_complete_listing_that_began_after_the_last_event_is_what_is_wanted(events: list[DesiredTier], listed: list[DesiredTier]):
     """The end of an object may have been missed, and data restored from a backup brings older generations back."""
-    tiers = WantedTiers(("frankfurt",))
+    tiers = WantedTiers()
     for tier in events:
         tiers.put(tier)
 
