@@ -1,6 +1,6 @@
 """Carries one tier into, or out of, one watched region: read, plan, act; called by the reconciler."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 
 import structlog
@@ -20,9 +20,9 @@ async def publish_into(watch: RegionWatch, name: str, document: TierDocument | N
     return await _carry(watch, name, (lambda stored: plan(document, stored)) if document else None)
 
 
-async def retire_from(watch: RegionWatch, name: str, uid: str) -> Observation:
-    """Have the region hold no tier `name` of this uid; one that is just being filled, maybe with that tier, is to be looked at again."""
-    return await _carry(watch, name, lambda stored: plan(None, stored if stored and stored.uid == uid else None))
+async def retire_from(watch: RegionWatch, name: str, uids: Set[str]) -> Observation:
+    """Have the region hold no tier `name` of these uids; one that is just being filled, maybe with that tier, is to be looked at again."""
+    return await _carry(watch, name, lambda stored: plan(None, stored if stored and stored.uid in uids else None))
 
 
 async def _carry(watch: RegionWatch, name: str, step: Callable[[Stored | None], Publish | Retire | Nothing] | None) -> Observation:

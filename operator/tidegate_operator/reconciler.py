@@ -158,7 +158,7 @@ class Reconciler:
         return [tier.document for tier in self._wanted.tiers.values() if tier.document]
 
     async def _retire(self, name: str, departure: Departure) -> bool:
-        observations = await asyncio.gather(*(retire_from(watch, name, departure.uid) for watch in self._watches))
+        observations = await asyncio.gather(*(retire_from(watch, name, departure.uids) for watch in self._watches))
         if any(seen.is_being_filled for seen in observations):
             return False
         if departure.held:
@@ -170,8 +170,7 @@ class Reconciler:
             return self._is_tried(observations)
         self._finished.discard(name)
         self._passing_since.pop(name, None)
-        if self._wanted.departures.get(name) is departure:
-            del self._wanted.departures[name]
+        self._wanted.end(name, departure)
         return True
 
     def _is_tried(self, observations: Sequence[Observation]) -> bool:

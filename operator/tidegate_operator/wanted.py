@@ -11,9 +11,12 @@ from tidegate_operator.desired import DesiredTier
 
 @dataclass(slots=True)
 class Departure:
-    """A tier that must leave every region: `uid` fences the removal; `held` is its object, where a finalizer keeps that from being gone."""
+    """A tier that must leave every region; `held` is its object, where a finalizer keeps that from being gone.
 
-    uid: str
+    `uids` fence the removal: those of all objects of its name that were wanted since a tier of that name last left every region.
+    """
+
+    uids: frozenset[str]
     is_reported: bool = False
     held: DesiredTier | None = None
 
@@ -24,6 +27,7 @@ class WantedTiers:
     def __init__(self) -> None:
         self.tiers: dict[str, DesiredTier] = {}
         self.departures: dict[str, Departure] = {}
+        self._uids: dict[str, frozenset[str]] = {}
         self._touched: dict[str, float] = {}
 
     def put(self, tier: DesiredTier) -> bool:
@@ -48,6 +52,7 @@ class WantedTiers:
                 return False
         self.departures.pop(tier.name, None)
         self.tiers[tier.name] = tier
+        self._note_uid(tier.name, tier.uid)
         return True
 
     def adopt(self, tier: DesiredTier, document: TierDocument) -> DesiredTier:
@@ -65,10 +70,19 @@ class WantedTiers:
             return
         self.tiers.pop(name, None)
         self._touched[name] = time.monotonic()
-        departure = self.departures.get(name)
-        if departure is None or departure.uid != uid:
-            departure = self.departures[name] = Departure(uid)
+        uids, departure = self._note_uid(name, uid), self.departures.get(name)
+        if departure is None or departure.uids != uids:
+            departure = self.departures[name] = Departure(uids)
         departure.held = held or departure.held
+
+    def end(self, name: str, departure: Departure) -> None:
+        """The tier left every region; nothing ends where it was wanted again meanwhile, or more must go."""
+        if self.departures.get(name) is departure:
+            del self.departures[name], self._uids[name]
+
+    def _note_uid(self, name: str, uid: str) -> frozenset[str]:
+        self._uids[name] = self._uids.get(name, frozenset()) | {uid}
+        return self._uids[name]
 
     def merge(self, listed: Mapping[str, DesiredTier], *, started: float, is_complete: bool) -> None:
         """Take a listing that began at `started` (monotonic seconds); what an event touched since is newer and stays.

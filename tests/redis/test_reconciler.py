@@ -630,6 +630,21 @@ async def test_a_removed_tier_leaves_every_region(valkeys: Any, eventually: Even
         await eventually(holds(dublin), 2)
 
 
+async def test_a_tier_that_is_made_again_and_removed_again_at_once_leaves_what_its_first_object_left_in_a_region(
+    valkey: Any, eventually: Eventually
+):
+    objects = Objects(wanted())
+    async with operator(objects, frankfurt=valkey) as reconciler:
+        await eventually(holds(valkey, free=10))
+        objects.tiers.clear()
+
+        reconciler.remove("free", "a")
+        reconciler.put(wanted(uid="b"))
+        reconciler.remove("free", "b")
+
+        await eventually(holds(valkey), 2)
+
+
 async def test_a_removal_does_not_wait_for_a_lost_region_and_reaches_it_later(valkeys: Any, eventually: Eventually):
     frankfurt, dublin, objects = valkeys(), valkeys("--appendonly", "yes"), Objects(wanted())
     async with operator(objects, frankfurt=frankfurt, dublin=dublin) as reconciler:

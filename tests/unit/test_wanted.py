@@ -50,6 +50,32 @@ def test_an_event_is_of_the_newest_object_by_the_order_of_its_versions(
     assert tiers.tiers["free"].generation == expected
 
 
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=12))
+def test_a_name_that_nobody_wants_any_more_leaves_whichever_of_its_objects_a_region_holds(steps: list[tuple[bool, int]]):
+    """Made, deleted, made and deleted within a moment: events of its objects come in any order, and between looks at the region."""
+    tiers, held, ages = WantedTiers(), "", dict.fromkeys("abcd", 0)
+
+    def look() -> str:
+        if departure := tiers.departures.get("free"):
+            tiers.end("free", departure)
+            return "" if held in departure.uids else held
+        return tiers.tiers["free"].uid if tiers.tiers else held
+
+    def tell(uid: str) -> None:
+        ages[uid] += 1
+        if ages[uid] == 1:
+            tiers.put(wanted(uid=uid, version=ord(uid)))
+        elif ages[uid] == 2:
+            tiers.remove("free", uid)
+
+    for looks, which in steps + [(False, which) for which in range(4) for _ in range(2)]:
+        tell("abcd"[which])
+        held = look() if looks else held
+
+    assert look() == ""
+    assert (tiers.tiers, tiers.departures, tiers._uids) == ({}, {}, {})
+
+
 @given(st.lists(TIERS, max_size=4), st.lists(TIERS, unique_by=lambda tier: tier.name))
 def test_a_complete_listing_that_began_after_the_last_event_is_what_is_wanted(events: list[DesiredTier], listed: list[DesiredTier]):
     """The end of an object may have been missed, and data restored from a backup brings older generations back."""
