@@ -46,7 +46,7 @@ async def _carry(watch: RegionWatch, name: str, step: Callable[[Stored | None], 
 
 async def _refilled(watch: RegionWatch, seen: Observation, name: str) -> Observation:
     # Never one tier after the other: with the first, workers would drop all that are not there yet.
-    return await watch.publisher.read(name) if await watch.refill() else seen
+    return await watch.publisher.read(name) if await watch.refill(name) else seen
 
 
 async def _act(publisher: Publisher, action: Publish | Retire | Nothing) -> bool:

@@ -54,7 +54,7 @@ class Observation:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the region answered and has no revision: it is new, or lost its tiers, and its workers keep the last ones."""
+        """Whether the region answered and has no revision, or no tier: it is new, or lost its tiers, and its workers keep the last ones."""
         return self.view is not None and self.view.revision is None
 
     @property

@@ -2,11 +2,14 @@
 -- KEYS  1 hash of tiers   2 revision (microseconds)
 -- ARGV  1 tier name   2 document (JSON)   3 uid   4 generation   5 channel
 -- Returns {outcome, revision before ("0": none), revision after}.
--- Outcome: "published", "equal", "refused" (a newer generation of the same uid is stored) or "empty" (there is no revision: fill.lua makes one).
+-- Outcome: "published", "equal", "refused" (a newer generation of the same uid is stored) or "empty" (there is no revision, or no tier at
+-- all: fill.lua brings both).
 -- Atomic, because a stale operator may write between another one's look and its write.
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 local revision = redis.call('GET', KEYS[2])
-if not revision or not string.match(revision, '^%d+$') then
+-- Not a hash, but nothing: GET says so, and the operator's user may not ask EXISTS.
+local is_empty = not stored and not redis.pcall('GET', KEYS[1])
+if is_empty or not revision or not string.match(revision, '^%d+$') then
   return {'empty', '0', '0'}
 end
 if stored == ARGV[2] then

@@ -63,7 +63,10 @@ class Publisher:
         return (await self.read(None)).view or RegionView()
 
     async def read(self, name: str | None) -> Observation:
-        """The region and its copy of tier `name`, all of one moment; a copy that cannot be read counts as absent."""
+        """The region and its copy of tier `name`, all of one moment; a copy that cannot be read counts as absent.
+
+        Where that is looked for and there is no tier at all, the revision counts as none.
+        """
         with self._translated():
             reply = await self._read(keys=(*_KEYS, keys.WORKERS), args=[_field(name or "")])
         revision, workers, seconds, microseconds, stored = reply
@@ -81,7 +84,7 @@ class Publisher:
         return {name: stored_tier(name, text).uid for name, text in zip(names, stored[1::2], strict=True)}
 
     async def fill(self, documents: Sequence[TierDocument]) -> str:
-        """Publish all tiers of a region without a revision: "filled", or "kept" when it has one (nothing changed)."""
+        """Publish all tiers of a region without a revision, or without tiers: "filled", or "kept" when it has both (nothing changed)."""
         arguments: list[str | bytes | int] = [keys.TIERS_CHANNEL]
         with self._translated():
             # Without tiers it only loads the script, which a server that came back does not know: all of them would be sent twice.
@@ -91,7 +94,7 @@ class Publisher:
         return await self._run(self._fill, arguments)
 
     async def publish(self, document: TierDocument) -> str:
-        """Publish: "published", "equal" (it was there), "refused" (a newer generation of the same uid is there) or "empty" (no revision).
+        """Publish: "published", "equal" (it was there), "refused" (a newer generation of the same uid is there) or "empty" (to be filled).
 
         Only "published" changed anything.
         """

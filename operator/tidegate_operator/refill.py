@@ -1,4 +1,4 @@
-"""Gives a region that has no revision all wanted tiers in one step; asked by `carry.py` for whichever tier finds it so."""
+"""Gives a region that has no revision or no tier all wanted tiers in one step; asked by `carry.py` for whichever tier finds it so."""
 
 import asyncio
 import time
@@ -38,8 +38,10 @@ class Refill:
         """Whether somebody fills it now. A call would wait for that, with a place that another region may need."""
         return self._filling.locked()
 
-    async def __call__(self) -> bool:
-        """Whether the region has a revision now; it is left alone while the wanted tiers are not all known, or there are none.
+    async def __call__(self, name: str) -> bool:
+        """Whether the region, found empty when tier `name` was looked for, holds tiers now.
+
+        It is left alone while the wanted tiers are not all known, or there are none.
 
         Raises:
             RegionUnreachableError: Its Redis failed or refused, now or a moment ago.
@@ -48,7 +50,7 @@ class Refill:
             if time.monotonic() < self._not_before:
                 raise RegionUnreachableError(self._publisher.region, self._cause)
             try:
-                is_filled = (await self._publisher.view()).revision is not None or await self._fill()
+                is_filled = not (await self._publisher.read(name)).is_empty or await self._fill()
             except RegionUnreachableError as ex:
                 self._failures, self._cause = self._failures + 1, ex.cause
                 self._not_before = time.monotonic() + backoff_seconds(min(self._failures, SLOWEST_BACKOFF))

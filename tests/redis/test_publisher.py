@@ -56,7 +56,28 @@ async def test_filling_leaves_nothing_of_what_lay_there_without_a_revision(publi
     assert await publisher.uids() == {"team": "c"}
 
 
-async def test_a_region_with_a_revision_is_not_filled(publisher: Publisher):
+async def test_a_region_that_lost_its_tiers_but_not_its_revision_gets_all_tiers_or_none(publisher: Publisher, redis: Redis):
+    """As a server does that evicts: the tiers are its largest key. A single one would be the last that workers see of all others."""
+    await publisher.fill([document(), document("b", name="pro")])
+    before = (await publisher.view()).revision
+    await redis.delete(keys.TIERS)
+
+    assert (await publisher.read("free")).is_empty
+    assert await publisher.publish(document()) == "empty"
+    assert await publisher.fill([document(), document("b", name="pro")]) == "filled"
+
+    assert await publisher.uids() == {"free": "a", "pro": "b"}
+    assert (await publisher.view()).revision == publisher.last_revision > before
+
+
+async def test_a_tier_that_is_not_there_yet_does_not_make_its_region_an_empty_one(publisher: Publisher):
+    await publisher.fill([document()])
+
+    assert not (await publisher.read("pro")).is_empty
+    assert await publisher.publish(document("b", name="pro")) == "published"
+
+
+async def test_a_region_with_a_revision_and_a_tier_is_not_filled(publisher: Publisher):
     """Another operator was first, and knows better perhaps."""
     await publisher.fill([document(generation=2)])
     before = await publisher.view()
@@ -207,11 +228,14 @@ async def test_the_revision_grows_over_a_flush(publisher: Publisher, redis: Redi
 
 
 async def test_the_revision_grows_though_the_clock_stepped_back(publisher: Publisher, redis: Redis):
+    await publisher.fill([document()])
     await redis.set(keys.REVISION, "9000000000000000")
 
-    await publisher.publish(document())
+    await publisher.publish(document(generation=2))
+    await redis.delete(keys.TIERS)
+    await publisher.fill([document()])
 
-    assert (await publisher.view()).revision == 9_000_000_000_000_001
+    assert (await publisher.view()).revision == 9_000_000_000_000_002
 
 
 async def test_without_a_revision_a_stored_tier_counts_as_not_published(publisher: Publisher, redis: Redis):

@@ -287,6 +287,27 @@ async def test_workers_miss_no_tier_while_their_region_is_refilled(valkey: Any, 
     assert all(names == {tier.name for tier in tiers} for names in seen)
 
 
+async def test_workers_miss_no_tier_while_their_region_gets_back_tiers_that_it_lost_without_its_revision(
+    valkey: Any, workers: Any, eventually: Eventually
+):
+    """As a server does that evicts. A new tier is what is looked at first, and of the others no worker knows that they are not there."""
+    tiers = [wanted(f"tier-{number}", uid=str(number)) for number in range(20)]
+    source, seen = await workers(valkey), list[set[str]]()
+    async with operator(Objects(*tiers), frankfurt=valkey) as reconciler, valkey.client() as client:
+        await eventually(lambda: len(source.snapshot.tiers) == 20)
+        observing = asyncio.create_task(observe(source, seen))
+        await client.delete(keys.TIERS)
+
+        tiers.append(wanted("tier-20", uid="20"))
+        reconciler.put(tiers[-1])
+
+        await eventually(region_of(valkey, *tiers))
+        await eventually(lambda: seen and len(seen[-1]) == 21)
+    observing.cancel()
+
+    assert all(names == {tier.name for tier in tiers} for names in seen)
+
+
 async def test_a_refill_has_the_last_good_spec_of_a_tier_that_is_refused_now(valkeys: Any, workers: Any, eventually: Eventually):
     """This operator never saw it, and another region holds it."""
     frankfurt, dublin = valkeys(), valkeys()
