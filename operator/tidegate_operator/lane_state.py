@@ -32,6 +32,7 @@ class SeenLane:
     Args:
         owner: The uid of its tier.
         generation: Of its spec.
+        uid: Its own; one that was made anew has another, and may have the same generation.
         version: Grows with every change of it; 0 where versions are no numbers.
     """
 
@@ -41,6 +42,7 @@ class SeenLane:
     owner: str
     generation: int
     is_ready: bool
+    uid: str = ""
     version: int = 0
 
     @property
@@ -66,6 +68,7 @@ def seen_lane(body: Mapping[str, Any]) -> SeenLane:
         owner=next(owners, ""),
         generation=generation,
         is_ready=is_ready,
+        uid=metadata["uid"],
         version=int(version) if version.isdecimal() else 0,
     )
 

@@ -40,6 +40,7 @@ RESOURCES = {
 @dataclass(frozen=True, slots=True)
 class _Applied:
     digest: str
+    uid: str
     generation: int
     until: float
 
@@ -129,15 +130,17 @@ class Lanes:
         applied, seen = self._applied.get(name), self._seen.get(name)
         if applied is None or seen is None:
             return False
-        return (applied.digest, applied.generation) == (digest, seen.generation) and time.monotonic() < applied.until
+        is_same = (applied.digest, applied.uid, applied.generation) == (digest, seen.uid, seen.generation)
+        return is_same and time.monotonic() < applied.until
 
     def _note(self, order: LaneOrder, digest: str, stateful_set: Manifest) -> None:
         before = self._applied.get(order.name)
         if before is None or before.digest != digest:
             log.info("cache lane applied", tier=order.document.tier.name, region=order.region, name=order.name)
         self.see(stateful_set)
+        metadata = stateful_set["metadata"]
         until = time.monotonic() + DRIFT_SECONDS * random.uniform(0.8, 1)  # noqa: S311 - jitter
-        self._applied[order.name] = _Applied(digest, stateful_set["metadata"]["generation"], until)
+        self._applied[order.name] = _Applied(digest, metadata["uid"], metadata["generation"], until)
 
     async def _remove(self, seen: SeenLane) -> bool:
         try:

@@ -130,7 +130,7 @@ def test_an_edit_that_says_nothing_of_the_cache_changes_no_object():
 def test_a_lane_is_ready_when_the_pod_of_the_newest_change_is(generation: int, status: Any, is_ready: bool):
     """While a change rolls, the pod that is ready is the old one."""
     body = stateful_set(order())
-    body = body | {"metadata": body["metadata"] | {"generation": generation}, "status": status}
+    body = body | {"metadata": body["metadata"] | {"uid": "a", "generation": generation}, "status": status}
 
     assert seen_lane(body).is_ready is is_ready
 

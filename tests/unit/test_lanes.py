@@ -22,6 +22,7 @@ class Kubernetes:
 
     requests: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
+    uid: str = "first"
     generation: int = 1
     version: int = 0
     last: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +32,8 @@ class Kubernetes:
 
     async def apply(self, version: str, path: str, body: dict[str, Any], *, manager: str) -> dict[str, Any]:
         self._ask("apply", path)
-        answer = body | {"metadata": body["metadata"] | {"generation": self.generation, "resourceVersion": str(self.version)}}
+        given = {"uid": self.uid, "generation": self.generation, "resourceVersion": str(self.version)}
+        answer = body | {"metadata": body["metadata"] | given}
         if body["kind"] == "StatefulSet":
             self.last = answer
         self.before_answer.pop(path.partition("/")[0], lambda: None)()
@@ -151,6 +153,19 @@ async def test_a_stateful_set_that_somebody_removes_while_its_lane_is_made_is_ma
     await lanes.keep(tier())
 
     assert kubernetes.taken() == MADE
+
+
+async def test_a_stateful_set_that_somebody_replaced_by_another_is_applied_again(lanes: Lanes, kubernetes: Kubernetes):
+    """As `kubectl replace --force` does. Both have the first generation, and nothing orders the news of the two."""
+    await lanes.keep(tier())
+    kubernetes.taken()
+    end, other = (kubernetes.last["metadata"] | {"resourceVersion": version} for version in ("98", "99"))
+
+    lanes.see(kubernetes.last | {"metadata": other | {"uid": "second"}})
+    lanes.see(kubernetes.last | {"metadata": end}, is_gone=True)
+    await lanes.keep(tier())
+
+    assert kubernetes.taken() == APPLIED
 
 
 async def test_an_answer_that_is_older_than_the_last_event_changes_no_state(lanes: Lanes, kubernetes: Kubernetes):
