@@ -109,7 +109,8 @@ class Lanes:
         if self._is_as_applied(order.name, digest):
             return self._seen[order.name].state
         # Known from now on, so that what was made of it is removed, should it fail half-way and not be wanted any more.
-        is_there = self._seen.setdefault(order.name, unseen_lane(order)).generation > 0
+        known = self._seen.setdefault(order.name, unseen_lane(order))
+        is_there = known.generation > 0
         try:
             # A new lane begins with its StatefulSet, by which another operator knows of it, should this one end half-way: its pod waits for
             # the Secret, which comes last then.
@@ -117,9 +118,13 @@ class Lanes:
         except ApiError as ex:
             log.warning("cache lane not made, trying again", tier=order.document.tier.name, region=order.region, cause=str(ex))
             return LaneState(FAILED, f"It cannot be made: {ex}"[:1024])
-        if order.name not in self._seen:
+        latest = self._seen.get(order.name)
+        if latest is None:
             # Somebody deleted it meanwhile, and that event has the tier looked at again: nothing of this is to be taken for applied.
             return unseen_lane(order).state
+        if latest is known:
+            # What was asked after the last event is newer, whatever the versions say: they go back with the API server's data.
+            del self._seen[order.name]
         self._note(order, digest, answers[-1 if is_there else 0])
         return self._seen[order.name].state
 

@@ -180,6 +180,25 @@ async def test_an_answer_that_is_older_than_the_last_event_changes_no_state(lane
     assert (await lanes.keep(tier(generation=2))).lanes["dublin"].state == "Ready"
 
 
+@pytest.mark.parametrize(("comes_before_the_answer", "state"), [(True, "Ready"), (False, "Progressing")])
+async def test_an_answer_is_newer_than_the_last_event_unless_that_came_while_it_was_waited_for(
+    lanes: Lanes, kubernetes: Kubernetes, monkeypatch: pytest.MonkeyPatch, comes_before_the_answer: bool, state: str
+):
+    """Its version tells nothing where the API server's data were restored from a backup: versions go back, and lanes stayed as known."""
+    monkeypatch.setattr(module, "DRIFT_SECONDS", 0)
+    await lanes.keep(tier())
+
+    def become_ready() -> None:
+        lanes.see(kubernetes.last | {"status": READY, "metadata": kubernetes.last["metadata"] | {"resourceVersion": "99"}})
+
+    if comes_before_the_answer:
+        kubernetes.before_answer = {"statefulsets": become_ready}
+    else:
+        become_ready()
+
+    assert (await lanes.keep(tier())).lanes["dublin"].state == state
+
+
 async def test_a_lane_that_was_made_again_is_not_forgotten_at_the_late_news_of_its_predecessors_end(lanes: Lanes, kubernetes: Kubernetes):
     """Dedicated, None, Dedicated, None within a moment: nobody would remove the second lane, which nothing orders after the first."""
     await lanes.keep(tier())
