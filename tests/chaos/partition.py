@@ -139,7 +139,7 @@ class DivisibleCluster(EtcdCluster):
                 member.start()
 
     def restore(self) -> None:
-        """Everybody is there, and the first one leads."""
+        """Everybody is there, and knows that the first one leads."""
         self.mend()
         self.wait()
         eventually(self._first_leads, seconds=30)
@@ -148,7 +148,9 @@ class DivisibleCluster(EtcdCluster):
         with suppress(urllib.error.URLError, OSError):
             if not self.members[0].leads():
                 self.leader().call("maintenance/transfer-leadership", {"targetID": str(int(self.id_of(self.members[0]), 16))})
-            return all(member.has_leader() for member in self.members) and self.members[0].leads()
+            first = self.members[0].call("maintenance/status")["header"]["member_id"]
+            # Who has just been woken believes that it leads still, and knows nothing of the one that was elected meanwhile.
+            return all(member.call("maintenance/status").get("leader") == first for member in self.members)
         return False
 
     def cut_off(self, member: Member) -> None:
