@@ -20,6 +20,8 @@ from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
 
 DEFAULT_TIER = "free"
 START_SECONDS = 20
+UNTOLD = -1
+"""Instead of a limit: the worker refused to answer, as while its Redis is away."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,12 @@ class Region:
         return self.http.get(path, headers={"Authorization": f"Bearer {mint(self.keys, tier)}"})
 
     def limit(self, tier: str) -> int | None:
-        """The limit that a token of `tier` meets in its first window; None while that tier is unknown here."""
+        """The limit that a token of `tier` meets in its first window; None while it is unknown here, `UNTOLD` where nothing is said."""
         answer = self.get("/v1/usage", tier=tier)
-        usage = answer.json() if answer.status_code == httpx.codes.OK else {}
-        return int(usage["windows"][0]["limit"]) if usage.get("tier") == tier else None
+        if answer.status_code != httpx.codes.OK:
+            return UNTOLD
+        usage = answer.json()
+        return int(usage["windows"][0]["limit"]) if usage["tier"] == tier else None
 
     def stored(self) -> dict[str, int]:
         """Names and generations of the tiers in its Redis."""
