@@ -7,7 +7,7 @@
 -- Atomic, because a stale operator may write between another one's look and its write.
 local stored = redis.call('HGET', KEYS[1], ARGV[1])
 local revision = redis.call('GET', KEYS[2])
--- Not a hash, but nothing: GET says so, and the operator's user may not ask EXISTS.
+-- GET refuses a hash and finds nothing where there is none; EXISTS is no command of the operator's user (docs/redis.md).
 local is_empty = not stored and not redis.pcall('GET', KEYS[1])
 if is_empty or not revision or not string.match(revision, '^%d+$') then
   return {'empty', '0', '0'}

@@ -5,7 +5,7 @@
 local time = redis.call('TIME')
 local document = ARGV[1] ~= '' and redis.call('HGET', KEYS[1], ARGV[1])
 local revision = redis.call('GET', KEYS[2])
--- Not a hash, but nothing: GET says so, and the operator's user may not ask EXISTS.
+-- GET refuses a hash and finds nothing where there is none; EXISTS is no command of the operator's user (docs/redis.md).
 if ARGV[1] ~= '' and not document and not redis.pcall('GET', KEYS[1]) then
   revision = false
 end
