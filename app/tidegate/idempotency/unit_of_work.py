@@ -30,8 +30,9 @@ class UnitOfWork:
             return self._writes[key]
         if key not in self._read:
             found = self._prefetched[key] if key in self._prefetched else (await self._store.read([key])).get(key)
-            self._expected[key] = found.version if found else ABSENT
-            self._read[key] = found.value if found else None
+            # Of two reads at once the first counts: a later version must not vouch for a value that was given already.
+            self._expected.setdefault(key, found.version if found else ABSENT)
+            self._read.setdefault(key, found.value if found else None)
         return self._read[key]
 
     def write(self, key: str, value: bytes) -> None:
