@@ -54,7 +54,7 @@ class Lease:
         while True:
             if await self._try():
                 break
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(self._pause())
         log.info("this operator acts", lease=self._name, holder=self._identity)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew())
@@ -115,6 +115,11 @@ class Lease:
         if spec != self._seen:
             self._seen, self._seen_at = spec, now
         return now - self._seen_at >= LEASE_SECONDS
+
+    def _pause(self) -> float:
+        # Not past the end of the lease that was seen: the look after that could be almost as long away as looks are apart.
+        left = self._seen_at + LEASE_SECONDS - time.monotonic()
+        return left if 0 < left < RETRY_SECONDS else RETRY_SECONDS
 
     def _claim(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

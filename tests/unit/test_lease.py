@@ -113,6 +113,16 @@ async def test_the_next_acts_once_the_holder_is_gone_and_not_before(server: Serv
     assert server.spec["leaseTransitions"] == 1
 
 
+async def test_the_next_acts_at_the_end_of_a_lease_and_not_at_some_look_after_it(server: Server, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "RETRY_SECONDS", 1_000)
+    assert await lease(server)._try()
+
+    async with asyncio.timeout(10):
+        second = Operator(server)
+        await second.acts.wait()
+        await second.stop()
+
+
 async def test_a_lease_that_is_released_is_taken_at_once(server: Server, monkeypatch: pytest.MonkeyPatch):
     async with asyncio.timeout(10):
         monkeypatch.setattr(module, "LEASE_SECONDS", 1_000)
