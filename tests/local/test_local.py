@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.local.conftest import START_SECONDS
+
 from tidegate.local.client import Answer, Client
 from tidegate.local.layout import REGION_NAMES
 from tidegate.local.leftovers import find_leftovers
 from tidegate.local.traffic import Traffic
 
 PATH = "/v1/credits"
-START_SECONDS = 20.0
 
 
 def get(port: int, token: str, path: str = PATH) -> Answer:
@@ -159,7 +160,7 @@ def test_a_crashed_process_is_named_with_its_last_lines(shared_run) -> None:
 
     shared_run.wait_for("operator was killed by a signal")
     last_line = log.read_text().splitlines()[-1]
-    shared_run.wait_for(f"  | {last_line}\n", 5.0)
+    shared_run.wait_for(f"  | {last_line}\n")
 
     report = shared_run.output.partition("operator was killed by a signal")[2]
     assert report.startswith(f". Its last lines ({log}):\n  | ")
@@ -186,8 +187,8 @@ def test_a_refused_manifest_is_told_at_the_terminal(shared_run) -> None:
     bad = shared_run.tiers / "bad.yaml"
     bad.write_text("apiVersion: tidegate.dev/v1alpha1\nkind: RateLimitTier\nmetadata: {name: bad}\nspec: {windows: [{name: a, limit: 0}]}")
 
-    shared_run.wait_for("spec.windows[0].period: is required", 10.0)
-    output = shared_run.wait_for("spec.windows[0].limit: 0 is outside", 10.0)
+    shared_run.wait_for("spec.windows[0].period: is required")
+    output = shared_run.wait_for("spec.windows[0].limit: 0 is outside")
     bad.unlink()
 
     assert "The operator refuses: " in output
