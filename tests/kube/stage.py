@@ -20,6 +20,8 @@ from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
 
 DEFAULT_TIER = "free"
 START_SECONDS = 20
+# Longer than a busy machine is late: how soon a limit is enforced is measured, and not by this.
+ANSWER_SECONDS = 10
 UNTOLD = -1
 """Instead of a limit: the worker refused to answer, as while its Redis is away."""
 
@@ -84,7 +86,7 @@ def region(folder: Path, store: Valkey, signer: Keys) -> Iterator[Region]:
     with running(folder) as valkey:
         environment = worker_environment(folder, valkey, store, signer)
         worker = Program(worker_command(port), folder / "worker.log", environment)
-        with worker, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=2) as http:
+        with worker, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=ANSWER_SECONDS) as http:
             worker.wait_until(lambda: is_alive(http), seconds=START_SECONDS)
             yield Region(folder.name, valkey, worker, http, signer)
 
