@@ -17,6 +17,7 @@ from tests.ports import free_port
 from tidegate.local.client import Client
 from tidegate.local.keys import AUDIENCE, ISSUER, Grant, Keys
 
+STORED = Path(__file__).with_name("stored.py")
 READY_SECONDS, ENFORCED_SECONDS = 180, 20
 TRUSTED = ("--set", f"tokens.issuer={ISSUER}", "--set", f"tokens.audience={AUDIENCE}")
 
@@ -89,6 +90,11 @@ class Release:
             "exec", "--stdin", f"deployment/{RELEASE}-api-{region}", "--", "sh", "-c", command, stdin=f"{url}\n", check=False
         )
         return [int(line.split()[3]) for line in shown.splitlines()[2:]]
+
+    def stored(self) -> list[list[str]]:
+        """What the Redis of each region holds of the tiers: a number that each write changes, and the names."""
+        regions = (f"deployment/{RELEASE}-api-{region}" for region in ("frankfurt", "dublin"))
+        return [self.kubectl("exec", "--stdin", pod, "--", "python", "-", stdin=STORED.read_text()).split() for pod in regions]
 
     def token(self, tier: str, *, tenant: str = "acme") -> str:
         """A token of a customer that names a tier, valid for 15 minutes."""

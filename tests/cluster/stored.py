@@ -1,4 +1,4 @@
-"""Prints the revision and the names of the tiers in a region's Redis; run in a pod of the API by `test_two_operators.py`."""
+"""Prints the revision and the names of the tiers in a region's Redis; run in a pod of the API by `release.py`."""
 
 import os
 

@@ -3,7 +3,6 @@
 import json
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.cluster.conftest import Figures
@@ -13,7 +12,6 @@ from tests.kube.processes import eventually
 from tests.kube.tiers import Json, limited
 
 OPERATOR = "tidegate-operator"
-STORED = Path(__file__).with_name("stored.py")
 TIER = "kept-by-two"
 TAKEOVER_SECONDS = 20
 """What is promised."""
@@ -40,12 +38,6 @@ def acting(release: Release) -> Json:
         return next((pod for pod in release.pods("operator") if pod["metadata"]["name"] == name), None)
 
     return eventually(holder, seconds=TAKEOVER_SECONDS) or {}
-
-
-def stored(release: Release) -> list[list[str]]:
-    """What the Redis of each region holds of the tiers: a number that each write changes, and the names."""
-    regions = (f"deployment/tidegate-api-{region}" for region in ("frankfurt", "dublin"))
-    return [release.kubectl("exec", "--stdin", pod, "--", "python", "-", stdin=STORED.read_text()).split() for pod in regions]
 
 
 def restarts(release: Release, name: str) -> int:
@@ -80,8 +72,8 @@ def test_an_operator_that_was_frozen_until_another_acted_writes_nothing_when_it_
     send_to_pod(*place, signal.SIGSTOP)
     seconds = two.seconds_until_enforced("passing", 20)
     two.tiers.delete("passing")
-    eventually(lambda: not any("passing" in names for names in stored(two)), seconds=5)
-    held, versions, begun, said = stored(two), two.tiers.versions(), restarts(two, name), two.kubectl("logs", name)
+    eventually(lambda: not any("passing" in names for names in two.stored()), seconds=5)
+    held, versions, begun, said = two.stored(), two.tiers.versions(), restarts(two, name), two.kubectl("logs", name)
 
     send_to_pod(*place, signal.SIGCONT)
     eventually(lambda: restarts(two, name) > begun, seconds=30)
@@ -91,7 +83,7 @@ def test_an_operator_that_was_frozen_until_another_acted_writes_nothing_when_it_
     assert seconds < TAKEOVER_SECONDS
     assert "this operator ends" in words
     assert not [write for write in ("tier written", "tier retired") if write in words]
-    assert (stored(two), two.tiers.versions()) == (held, versions)
+    assert (two.stored(), two.tiers.versions()) == (held, versions)
     assert acting(two)["metadata"]["name"] != name
 
 
