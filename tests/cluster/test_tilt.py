@@ -95,7 +95,7 @@ def test_tilt_down_leaves_the_volume_of_the_store_alone(brought: Release, tilt: 
     tilt.down()
 
     eventually(lambda: left(brought) == {"data-tidegate-store-0"}, seconds=GONE_SECONDS)
-    assert brought.kubectl("get", CRD, "--ignore-not-found") == ""
+    brought.kubectl("wait", "--for=delete", CRD, "--timeout=50s")
 
 
 def running(release: Release) -> set[tuple[str, str, int]]:
