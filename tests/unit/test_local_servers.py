@@ -7,6 +7,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from tidegate.local.leftovers import end_leftovers, find_leftovers, mark
 from tidegate.local.programs import Capacity, Program, programs, write_configuration
 from tidegate.local.run import Run
 from tidegate.local.stage import expect
-from tidegate.local.supervision import Supervision, configuration
+from tidegate.local.supervision import Process, Supervision, configuration
 from tidegate.local.traffic import Outcome, longest_gap
 
 
@@ -91,6 +93,39 @@ def test_supervisord_reads_back_odd_characters_as_they_were(short_path: Path, mo
 def test_commands_to_a_run_that_is_not_there_say_so(tmp_path: Path) -> None:
     with pytest.raises(LocalRunError, match=r"nothing runs in .*: start it with `tidegate up`"):
         Supervision(tmp_path / "supervisor.sock").processes()
+
+
+RUNS = Process("api", pid=1, is_running=True, is_wanted=True, exit_status=0, ended_at=0)
+CRASHED = replace(RUNS, pid=0, is_running=False, exit_status=-9, ended_at=100)
+STARTED_AGAIN = replace(RUNS, pid=2, ended_at=100)
+STOPPED = replace(CRASHED, is_wanted=False, exit_status=0)
+WAITS = replace(STOPPED, ended_at=0)
+
+
+@pytest.mark.parametrize(
+    ("looks", "crashes"),
+    [
+        ([RUNS, CRASHED, CRASHED, STARTED_AGAIN, STARTED_AGAIN], 1),
+        ([RUNS, STARTED_AGAIN, STARTED_AGAIN], 1),
+        ([RUNS, CRASHED, STARTED_AGAIN, CRASHED, CRASHED], 2),
+        ([RUNS, STARTED_AGAIN, CRASHED], 2),
+        ([CRASHED, CRASHED], 1),
+        ([WAITS, replace(CRASHED, ended_at=0), replace(CRASHED, ended_at=0)], 1),
+        ([WAITS, RUNS, STOPPED, STOPPED, STARTED_AGAIN], 0),
+    ],
+    ids=[
+        "noticed",
+        "started again at once",
+        "twice in a second",
+        "and unnoticed at first",
+        "before the first look",
+        "not started",
+        "as asked",
+    ],
+)
+def test_each_crash_is_told_once_whenever_somebody_looks(looks: list[Process], crashes: int) -> None:
+    """supervisord tells ends apart by the second."""
+    assert sum(now.has_crashed_since(before) for before, now in pairwise([None, *looks])) == crashes
 
 
 def test_leftovers_are_found_by_their_mark_and_ended(tmp_path: Path) -> None:

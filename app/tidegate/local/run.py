@@ -44,7 +44,7 @@ class Run:
         self.cleaned_up = 0
         self._lock = StateLock(layout.state)
         self._supervisord: subprocess.Popen[bytes] | None = None
-        self._reported: dict[str, int] = {}
+        self._seen: dict[str, Process] = {}
         self._operator_log_read = 0
 
     def __enter__(self) -> Self:
@@ -103,9 +103,8 @@ class Run:
             processes = self.supervision.processes()
         except LocalRunError:
             return []  # still starting, or just ending: the next look tells
-        ended = [process for process in processes if process.is_wanted and (process.ended_at or not process.is_running)]
-        crashed = [process for process in ended if process.ended_at != self._reported.get(process.name)]
-        self._reported.update({process.name: process.ended_at for process in crashed})
+        crashed = [process for process in processes if process.has_crashed_since(self._seen.get(process.name))]
+        self._seen = {process.name: process for process in processes}
         return crashed
 
     def crash_report(self, process: Process) -> str:

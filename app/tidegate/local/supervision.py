@@ -46,6 +46,16 @@ class Process:
     exit_status: int
     ended_at: int
 
+    def has_crashed_since(self, before: "Process | None") -> bool:
+        """Whether it ended since that look, the first if there was none, without being asked to; also when it was started again."""
+        if not self.is_wanted:
+            return False
+        if before is None:
+            return self.ended_at != 0 or not self.is_running
+        # Two ends within a second look the same, and what could not be started has none.
+        has_gone = not self.is_running and (before.is_running or not before.is_wanted)
+        return has_gone or self.ended_at != before.ended_at
+
 
 class Supervision:
     """Commands to the supervisord of a run.
