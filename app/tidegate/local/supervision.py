@@ -53,8 +53,9 @@ class Process:
         if before is None:
             return self.ended_at != 0 or not self.is_running
         # Two ends within a second look the same, and what could not be started has none.
-        has_gone = not self.is_running and (before.is_running or not before.is_wanted)
-        return has_gone or self.ended_at != before.ended_at
+        is_another = before.is_running and self.pid != before.pid
+        never_ran = not self.is_running and not before.is_wanted
+        return is_another or never_ran or self.ended_at != before.ended_at
 
 
 class Supervision:
