@@ -128,8 +128,8 @@ def test_a_killed_region_costs_no_request(shared_run) -> None:
     """Through either edge, under traffic without a pause, with one and the same token; and it takes traffic again when it is back."""
     with Traffic(shared_run.ports("edge"), shared_run.token(), PATH) as traffic:
         poll(lambda: traffic.least_since(0) >= 20)
-        killed_at = time.monotonic()
         killed = shared_run.command("region", "kill", "frankfurt")
+        killed_at = time.monotonic()
         poll(lambda: traffic.least_since(killed_at) >= 300)
         started_at = time.monotonic()
         shared_run.command("region", "start", "frankfurt")
