@@ -22,7 +22,7 @@ from tidegate.idempotency.journal import LEASE_SECONDS, TOMBSTONE_SECONDS, Journ
 from tidegate.idempotency.middleware import ReplayMiddleware
 from tidegate.idempotency.record import Claim
 from tidegate.idempotency.sealing import Sealer
-from tidegate.idempotency.transaction import TransactionMiddleware
+from tidegate.idempotency.transaction import ATTEMPTS, TransactionMiddleware
 from tidegate.identity.middleware import AuthorizationMiddleware
 from tidegate.identity.principal import Principal
 from tidegate.local.payment_provider import LEDGER, Fault, Ledger, make_app
@@ -419,6 +419,17 @@ async def test_a_handler_that_runs_again_does_not_repeat_its_effect(store, provi
 
         assert (answer.status_code, contested.runs) == (201, 3)
         assert provider.taken() == [1]
+
+
+async def test_an_effect_whose_data_kept_changing_is_not_called_nothing(store, provider):
+    """Whoever is told that nothing was done may use another key, and is charged twice."""
+    headers = key()
+    async with client_of(store, provider.adapter, payments=Contested(provider.adapter, store, changes=ATTEMPTS)) as api:
+        given_up, again = await pay(api, headers), await pay(api, headers)
+
+    assert (given_up.status_code, kind(given_up)) == (409, "idempotency-outcome-unknown")
+    assert again.status_code == 201
+    assert provider.taken() == [1]
 
 
 async def test_a_second_effect_of_one_mutation_is_our_mistake(store, provider):

@@ -36,7 +36,7 @@ class MutationInProgressError(TidegateError):
 
 
 class OutcomeUnknownError(TidegateError):
-    """An earlier attempt may have had an effect outside, and nobody can tell yet (IDEM-12)."""
+    """This or an earlier attempt may have had an effect outside, and nobody can tell yet (IDEM-12)."""
 
 
 class ClaimLostError(TidegateError):
@@ -44,4 +44,4 @@ class ClaimLostError(TidegateError):
 
 
 class ResultTooLargeError(TidegateError):
-    """A handler's answer is larger than is stored; nothing was done (IDEM-21)."""
+    """A handler's answer is larger than is stored; nothing is (IDEM-21), and its effect outside, if it had one, stays unknown."""

@@ -72,8 +72,9 @@ class TransactionMiddleware:
             KeyReusedError: The key belongs to another request.
             KeyExpiredError: Its result is kept no longer.
             MutationInProgressError: It is being carried out elsewhere.
-            OutcomeUnknownError: An earlier attempt may have had its effect, and nothing can tell yet.
-            MutationConflictError: The data changed under every attempt.
+            OutcomeUnknownError: An earlier attempt may have had its effect, and nothing can tell yet; or this one may, but its data changed
+                under every attempt.
+            MutationConflictError: The data changed under every attempt, and nothing was done.
             StoreUnavailableError: The outcome is unknown; a retry finds out.
         """
         mutation: Mutation | None = req.context.mutation
@@ -113,6 +114,8 @@ class TransactionMiddleware:
                 if outcome := await self._answer(mutation, effect, unit, req, resp, params):
                     return outcome
                 await asyncio.sleep(_pause_seconds(attempt))
+        if effect.fencing:
+            raise OutcomeUnknownError(f"its effect was begun, but the data changed during each of {ATTEMPTS} attempts")
         raise MutationConflictError(f"the data changed during each of {ATTEMPTS} attempts")
 
     async def _answer(
