@@ -234,12 +234,13 @@ async def test_a_worker_whose_redis_does_not_decide_says_so_everywhere(
 
 
 async def test_no_customer_can_be_told_from_metrics(
-    start: Start, port: int, redis: Redis, issuer: Any, eventually: Callable[..., Any]
+    start: Start, port: int, redis: Redis, durable: Any, issuer: Any, eventually: Callable[..., Any]
 ) -> None:
     """Neither by name nor by pseudonym, nor by what a token calls its tier."""
     await publish_pro(redis)
     first = free_ports_in_a_row(1)
-    start(TIDEGATE_METRICS_PORT=str(first), TIDEGATE_DEFAULT_TIER="pro", TIDEGATE_DECISION_TIMEOUT_SECONDS="5")
+    patient = {"TIDEGATE_DECISION_TIMEOUT_SECONDS": "5", "TIDEGATE_STORE_URL": durable.url}
+    start(TIDEGATE_METRICS_PORT=str(first), TIDEGATE_DEFAULT_TIER="pro", **patient)
     await eventually(lambda: GRANTED in shown_by(first), 15)
 
     for tier in ("pro", "canary-tier"):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.conftest import Valkey
+from tests.conftest import DURABLE, Valkey
 from tests.etcd_cluster import EtcdCluster
 from tests.kube.tools import ToolUnavailable, tool
 
@@ -71,7 +71,7 @@ def etcds(etcd_binary: Path, tmp_path: Path) -> Iterator[Callable[..., EtcdClust
 
 @pytest.fixture(scope="session")
 def shared_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+    with RedisServer(tmp_path_factory.mktemp("redis"), *DURABLE) as server:
         yield server
 
 
@@ -88,8 +88,8 @@ KINDS = ["valkey", "gathered", *(["redis"] if shutil.which("redis-server") else 
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[ConsistentStore]:
     """An empty store of each kind."""
     stores: dict[str, Callable[[], ConsistentStore]] = {
-        "valkey": lambda: on_server(request.getfixturevalue("shared_valkey")),
-        "gathered": lambda: GatheredReads(on_server(request.getfixturevalue("shared_valkey"))),
+        "valkey": lambda: on_server(request.getfixturevalue("shared_durable")),
+        "gathered": lambda: GatheredReads(on_server(request.getfixturevalue("shared_durable"))),
         "redis": lambda: on_server(request.getfixturevalue("shared_redis_server")),
         "etcd": lambda: EtcdStore(EtcdServers.read(request.getfixturevalue("etcd").url), timeout_seconds=5),
     }

@@ -275,3 +275,32 @@ async def test_of_workers_that_name_mutations_differently_those_of_one_name_alon
     are_done = [isinstance(result, Committed) for result in results]
     assert are_done in ([True] * 3 + [False] * 3, [False] * 3 + [True] * 3)
     assert len(await store.read([f"{n}" for n in range(6)])) == 3
+
+
+async def test_a_store_that_may_lose_results_is_written_to_by_nobody_until_that_is_mended(valkeys, memories):
+    """IDEM-18, W9: by no worker that has just come either. That none is ready stops nobody where an edge asks all if none is."""
+    server, memory = valkeys(*DURABLE), memories()
+    async with server.client(timeout=10) as client:
+        store = RedisStore(client)
+        serving = TrustedStore(store, memory, NAMES)
+        await serving.commit(*COMMIT)
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(StoreMisconfiguredError):
+            await serving.check()
+
+        for worker in (serving, TrustedStore(store, memory, NAMES)):
+            with pytest.raises(StoreUnavailableError, match="maxmemory_policy"):
+                await worker.commit({}, [Write("refused", b"1")])
+        assert await store.read(["refused"]) == {}
+
+        await client.config_set("maxmemory-policy", "noeviction")
+        assert isinstance(await serving.commit({}, [Write("b", b"1")]), Committed)
+
+
+async def test_what_ails_a_store_that_keeps_everything_holds_no_commit_back(store, memories, monkeypatch):
+    async def ails() -> None:
+        raise StoreAilingError("nearly full")
+
+    monkeypatch.setattr(store, "check", ails)
+
+    assert isinstance(await TrustedStore(store, memories(), NAMES).commit(*COMMIT), Committed)

@@ -7,12 +7,15 @@ A store that was emptied begins its versions anew, and then the mark of another 
 each mark is a witness, a key of its random name, and a commit is on condition of both.
 
 Nor does a worker find any result that looks under names of its own: so the store also tells which idempotency key its names are made with.
+
+And none writes to a store that may lose what it acknowledges (IDEM-18), from the check that finds it so until one finds it mended.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from tidegate.store.base import ABSENT, Committed, Conflict, ConsistentStore, Versioned, Write
-from tidegate.store.errors import StoreMisconfiguredError, StoreUnavailableError
+from tidegate.store.errors import StoreAilingError, StoreMisconfiguredError, StoreUnavailableError
 from tidegate.store.incarnation import Incarnation, Verdict, judge
 from tidegate.store.regional import RegionalMemory
 
@@ -49,7 +52,7 @@ class TrustedStore:
         """Carry out all `writes` or none, and none in another store.
 
         Raises:
-            StoreUnavailableError: It did not answer, or is another.
+            StoreUnavailableError: It did not answer, is another, or may lose what it acknowledges.
         """
         condition = self._condition or await self._condition_of_trusted()
         result = await self._store.commit({**expected, **condition}, writes)
@@ -59,9 +62,15 @@ class TrustedStore:
         return result
 
     async def check(self) -> None:
-        """Raise StoreMisconfiguredError if the store may lose what it acknowledged, or has lost it."""
-        await self.verify()
-        await self._store.check()
+        """Raise StoreMisconfiguredError if the store may lose what it acknowledged, or has lost it; from then on it gets no commit."""
+        try:
+            condition = await self.verify()
+            await self._store.check()
+        except StoreMisconfiguredError:
+            # Not left to readiness: where no worker is ready, an edge may ask all of them.
+            self._condition = None
+            raise
+        self._condition = condition
 
     async def close(self) -> None:
         """Release the connections to the store."""
@@ -88,12 +97,12 @@ class TrustedStore:
         if verdict is Verdict.DISPUTE and remembered:
             await self._store.commit({KEY: version}, [Write(KEY, remembered.disputed().encode())])
         if stored is None or verdict is not Verdict.TRUST:
-            self._condition = None
             raise StoreMisconfiguredError(_reason(stored))
         if recalled != stored:
             await self._memory.remember(stored)
-        self._own, self._condition = stored, await self._witnessed(stored, version)
-        return self._condition
+        condition = await self._witnessed(stored, version)
+        self._own = stored
+        return condition
 
     async def _witnessed(self, stored: Incarnation, version: int) -> dict[str, int]:
         beside = {_witness(stored): b"", NAMES: self._names}
@@ -112,9 +121,13 @@ class TrustedStore:
 
     async def _condition_of_trusted(self) -> dict[str, int]:
         try:
-            return await self.verify()
+            condition = await self.verify()
+            with suppress(StoreAilingError):
+                await self._store.check()
         except StoreMisconfiguredError as ex:
             raise StoreUnavailableError(str(ex)) from ex
+        self._condition = condition
+        return condition
 
     async def _recall(self) -> Incarnation | None:
         try:
