@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tidegate.idempotency.errors import KeyInvalidError, KeyMissingError
 from tidegate.idempotency.fingerprint import fingerprint, join
-from tidegate.idempotency.key import effect_id, parse_key, storage_name
+from tidegate.idempotency.key import effect_id, names_of, parse_key, storage_name
 from tidegate.identity.principal import Principal
 
 REQUEST = {"method": "POST", "path": "/v1/credits/purchases", "query": "a=1", "content_type": "application/json", "body": b'{"amount": 1}'}
@@ -145,6 +145,16 @@ def test_the_effect_id_is_the_same_for_every_attempt_and_another_for_every_other
     others = [(b"t" * 32, "n" * 64, "POST", "/v1/payments"), (b"s" * 32, "m" * 64, "POST", "/v1/payments")]
     others += [(b"s" * 32, "n" * 64, "PUT", "/v1/payments"), (b"s" * 32, "n" * 64, "POST", "/v1/refunds")]
     assert len({one, *(effect_id(*other) for other in others)}) == 5
+
+
+def test_names_and_fingerprints_are_those_of_earlier_releases():
+    """By literals: under another name a retry finds no result and is done again, and under another effect id it is charged again."""
+    name = storage_name(b"s" * 32, principal(), KEY)
+
+    assert name == "b6LKF5IcJ06u0mQWlAqulA"
+    assert effect_id(b"s" * 32, name, "POST", "/v1/payments") == "53392f06c88e24bcfa74a7e5b48a09e9"
+    assert names_of(b"s" * 32) == b"7022bd7142422072"
+    assert fingerprint(**REQUEST).hex() == "3b1b3a600f528bc7b71e1729e7696733bf9507e68a3c3bf01980e1c63d3db769"
 
 
 @pytest.mark.parametrize("field", [KEY, f" {KEY} ", "a" + KEY[1:], "order_1234567890.~-"])

@@ -1,12 +1,17 @@
 """What is stored of a mutation survives its encoding, keeps what belongs to it alone, and is open to holders of a key only."""
 
+from base64 import b64decode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.idempotency.errors import InvalidRecordError
+from tidegate.idempotency.journal import lease_key, result_key, tombstone_key
 from tidegate.idempotency.record import STORED_HEADERS, Claim, Result, Tombstone, decode, digest, encode, stored_headers
 from tidegate.idempotency.sealing import HEADER_BYTES, Sealer
+from tidegate.store.etcd import PREFIX
+from tidegate.store.redis import VALUE_PREFIX, VERSION_KEY
 
 fingerprints = st.binary(min_size=32, max_size=32)
 results = st.builds(
@@ -125,3 +130,28 @@ def test_no_error_holds_a_secret():
         Sealer(NEW).open(Sealer(OLD).seal(b"paid", NAME, 0), NAME)
 
     assert not any(secret.decode() in str(caught.value) for secret in (OLD, NEW))
+
+
+def test_what_earlier_releases_stored_is_found_and_read():
+    """By literals, as it lies in stores: what is looked for elsewhere, or cannot be read, is done again or never."""
+    number, sealer = "0" * 22, Sealer(OLD)
+    keys = result_key(number), lease_key(number), tombstone_key(number)
+    stored = {
+        "AYgIJnEAAAAAAAAAAAAAAAAAAAAAzhAswXMUNPno+nDOgyuZtdbWLvyIGPuY08W1KbvpLu5Pae1kSLbBdsoqmDGDuQCrue7xoyWcANbadhNQecvwx+0nQ0twYrM=": (
+            keys[0],
+            Result(fingerprint=b"f" * 32, status=201, headers={"location": "/a"}, body=b"{}"),
+        ),
+        "AYgIJnEAAAACAAAAAAAAAAAAAAAAzBMswXMUNPno+nDOgyuZtdbWLvyIGPuY08W1KbvpLu5Pae1kJRrhsaSOxKj30G/FG8FSQNbuUeGPgb/dHnWovnwN2A==": (
+            keys[0],
+            Claim(fingerprint=b"f" * 32, effect_id="e", owner="o", fencing=2, started_at=1.5),
+        ),
+        "AYgIJnEAAAAAAAAAAAAAAAAAAAAAyBIswXMUNPno+nDOgyuZtdbWLvyIGPuY08W1KbvpLu5Pae1kQG8kusIhnzSTtAuhf6X0A0OD29dYtMijBVGyEoPwSsMTmQ==": (
+            keys[2],
+            Tombstone(fingerprint=b"f" * 32, outcome=b"d" * 16),
+        ),
+    }
+
+    assert keys == (f"result/{number}", f"lease/{number}", f"tombstone/{number}")
+    assert (VALUE_PREFIX, VERSION_KEY, PREFIX) == ("tg:1:store:value:", "tg:1:store:version", "tidegate/1/")
+    for text, (key, record) in stored.items():
+        assert decode(sealer.open(b64decode(text), key)) == record
