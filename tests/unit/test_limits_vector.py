@@ -1,6 +1,7 @@
 """The usage vector against an exact log of what was admitted."""
 
 import math
+from base64 import b64decode
 
 import pytest
 from hypothesis import example, given
@@ -169,6 +170,19 @@ def records(draw: st.DrawFn) -> Record:
 @given(st.lists(records(), max_size=9))
 def test_decoding_reverses_encoding(found: list[Record]):
     assert decode(encode(found), START) == found
+
+
+def test_a_vector_of_an_earlier_release_is_read():
+    """By a literal: workers of two releases count together in a rollout, and what one cannot read it begins anew."""
+    stored = (
+        "AQIAPAAACgABAACQyuvUEQAAAAAAABhAAAAAAAAAEEAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAQAAAAAAAAACAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAwAAAAxcVu4A"
+        "XlbuAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+    )
+    minute, second = Shape(REQUESTS, 60, 10), Shape(REQUESTS, 1, LOG_FORM)
+    counted = Record(minute, minute.index_at(START), (1, 0, 2, 0, 0, 0, 0, 0, 0, 3), 4)
+    logged = Record(second, 0, (START // 1000 - 500, START // 1000))
+
+    assert decode(b64decode(stored), START) == [counted, logged]
 
 
 @given(st.binary(max_size=400) | st.binary(min_size=68, max_size=68).map(lambda tail: b"\x01\x01" + tail))
