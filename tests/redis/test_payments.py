@@ -29,6 +29,7 @@ from tidegate.local.payment_provider import LEDGER, Fault, Ledger, make_app
 from tidegate.payments.errors import ProviderUnavailableError
 from tidegate.payments.http import HttpPaymentProvider
 from tidegate.resources.credits import Purchases
+from tidegate.resources.errors import PaymentDeclinedError
 from tidegate.resources.payments import PaymentEntry, Payments
 from tidegate.routing import Router
 from tidegate.store.base import Conflict, Write
@@ -429,6 +430,24 @@ async def test_an_effect_whose_data_kept_changing_is_not_called_nothing(store, p
 
     assert (given_up.status_code, kind(given_up)) == (409, "idempotency-outcome-unknown")
     assert again.status_code == 201
+    assert provider.taken() == [1]
+
+
+async def test_a_refusal_after_the_effect_is_our_mistake(store, provider):
+    """Stored as the result, it would hide a charge that was made, and its customer would try again under another key."""
+
+    class Fickle(Payments):
+        async def on_post(self, req, resp):
+            await super().on_post(req, resp)
+            raise PaymentDeclinedError("changed its mind")
+
+    headers = key()
+    async with client_of(store, provider.adapter, payments=Fickle(provider.adapter)) as fickle:
+        refused = await pay(fickle, headers)
+    async with client_of(store, provider.adapter) as mended:
+        answer = await pay(mended, headers)
+
+    assert (refused.status_code, answer.status_code) == (500, 201)
     assert provider.taken() == [1]
 
 

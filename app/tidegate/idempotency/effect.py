@@ -87,6 +87,11 @@ class Effect:
         """Whether it was begun, and nobody can say how it ended: no answer is final."""
         return self._claim is not None and not self._outcomes and self._refusal is None
 
+    @property
+    def is_had(self) -> bool:
+        """Whether it was had, now or by an earlier attempt."""
+        return bool(self._outcomes)
+
     def begin_attempt(self) -> None:
         """The handler is about to run, once more if its data had changed: what was done stays done."""
         self._is_asked = False

@@ -125,7 +125,7 @@ class TransactionMiddleware:
         effect.begin_attempt()
         draft = type(resp)(options=resp.options)
         try:
-            result = await self._run(mutation, unit, req, draft, params)
+            result = await self._run(mutation, effect, unit, req, draft, params)
         except ClaimLostError:
             return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp)
         # A failure of ours or a transient refusal says nothing about the next attempt: it is answered and forgotten (IDEM-10).
@@ -138,7 +138,9 @@ class TransactionMiddleware:
         _put(result, resp, draft.headers)
         return outcome
 
-    async def _run(self, mutation: Mutation, unit: UnitOfWork, req: Request, draft: Response, params: dict[str, Any]) -> Result:
+    async def _run(
+        self, mutation: Mutation, effect: Effect, unit: UnitOfWork, req: Request, draft: Response, params: dict[str, Any]
+    ) -> Result:
         try:
             await mutation.responder(req, draft, **params)
         except falcon.HTTPStatus as ex:
@@ -147,6 +149,8 @@ class TransactionMiddleware:
         except (DeterminateError, falcon.HTTPError) as ex:
             unit.discard_writes()
             self._render(ex, req, draft)
+            if effect.is_had and draft.status_code < 500:
+                raise TypeError(f"{req.uri_template}: a mutation cannot be refused after its effect, whose outcome would be lost") from ex
         if draft.stream is not None or draft.sse is not None:
             raise TypeError(f"{req.uri_template}: a mutation cannot stream its answer, it would not be stored")
         if draft._cookies:
