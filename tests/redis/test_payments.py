@@ -451,6 +451,29 @@ async def test_a_refusal_after_the_effect_is_our_mistake(store, provider):
     assert provider.taken() == [1]
 
 
+@pytest.mark.parametrize("is_raised", [True, False])
+async def test_an_effect_that_a_repeated_run_no_longer_wants_is_not_hidden_by_its_refusal(store, provider, is_raised):
+    """What it decided on has changed after the charge: only a person can put that right, and nobody may try again under another key."""
+
+    class Funded(Payments):
+        async def on_post(self, req, resp):
+            if await req.context.unit_of_work.read("funds") is not None:
+                await store.commit({}, [Write("funds", None)])  # somebody else spends them now
+                await super().on_post(req, resp)
+            elif is_raised:
+                raise PaymentDeclinedError("no funds")
+            else:
+                resp.status, resp.media = falcon.HTTP_402, {}
+
+    headers = key()
+    await store.commit({}, [Write("funds", b"1")])
+    async with client_of(store, provider.adapter, payments=Funded(provider.adapter)) as api:
+        answers = [await pay(api, headers) for _ in range(2)]
+
+    assert [(answer.status_code, kind(answer)) for answer in answers] == [(409, "idempotency-outcome-unknown")] * 2
+    assert provider.taken() == [1]
+
+
 async def test_a_second_effect_of_one_mutation_is_our_mistake(store, provider):
     class Greedy(Payments):
         async def on_post(self, req, resp):
