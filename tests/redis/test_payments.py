@@ -474,6 +474,26 @@ async def test_an_effect_that_a_repeated_run_no_longer_wants_is_not_hidden_by_it
     assert provider.taken() == [1]
 
 
+async def test_an_effect_that_was_refused_holds_no_repeated_run_to_it(store, provider):
+    """Nothing was done outside, so whatever the handler decides on what has changed is the result."""
+    provider.ledger.faults.append(Fault("decline"))
+
+    class Funded(Payments):
+        async def on_post(self, req, resp):
+            if await req.context.unit_of_work.read("funds") is not None:
+                await store.commit({}, [Write("funds", None)])
+                await super().on_post(req, resp)
+            resp.status, resp.media = falcon.HTTP_409, {"type": "/no-funds"}
+
+    headers = key()
+    await store.commit({}, [Write("funds", b"1")])
+    async with client_of(store, provider.adapter, payments=Funded(provider.adapter)) as api:
+        answers = [await pay(api, headers) for _ in range(2)]
+
+    assert [(answer.status_code, kind(answer)) for answer in answers] == [(409, "no-funds")] * 2
+    assert provider.taken() == []
+
+
 async def test_a_second_effect_of_one_mutation_is_our_mistake(store, provider):
     class Greedy(Payments):
         async def on_post(self, req, resp):

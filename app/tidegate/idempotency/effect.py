@@ -94,8 +94,8 @@ class Effect:
 
     @property
     def is_passed_over(self) -> bool:
-        """Whether it was begun, and this run of the handler, on changed data, does not ask for it any more."""
-        return self._claim is not None and not self._is_asked
+        """Whether it was had, and this run of the handler, on changed data, does not ask for it any more."""
+        return bool(self._outcomes) and not self._is_asked
 
     def begin_attempt(self) -> None:
         """The handler is about to run, once more if its data had changed: what was done stays done."""

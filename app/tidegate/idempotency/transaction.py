@@ -132,7 +132,7 @@ class TransactionMiddleware:
         outcome = _outcome(result.status, effect)
         if outcome == "done":
             if effect.is_passed_over:
-                raise OutcomeUnknownError("its effect was begun, but on what has changed since the handler decides otherwise")
+                raise OutcomeUnknownError("its effect was had, but on what has changed since the handler decides otherwise")
             conflict = await self._commit(mutation, effect, unit, result, req.context.tier.retention_seconds)
             if conflict:
                 is_taken = not unfinished(mutation.name, ABSENT).keys().isdisjoint(conflict.keys)
