@@ -725,15 +725,18 @@ async def test_an_effect_keeps_its_id_when_a_later_version_names_its_route_other
     assert provider.taken() == [1]
 
 
-async def test_whatever_a_handler_makes_of_an_unknown_outcome_is_not_final(store, provider):
-    """IDEM-10: it says 409, and nobody knows."""
+@pytest.mark.parametrize("is_refused", [True, False])
+async def test_whatever_a_handler_makes_of_an_unknown_outcome_is_neither_final_nor_told(store, provider, is_refused):
+    """IDEM-10, IDEM-14: whoever is told to try another card, or that all is well, asks no more with this key; and nobody knows."""
 
     class Soft(Payments):
         async def on_post(self, req, resp):
             try:
                 await super().on_post(req, resp)
             except ProviderUnavailableError:
-                raise falcon.HTTPConflict(description="try another card") from None
+                if is_refused:
+                    raise falcon.HTTPConflict(description="try another card") from None
+                resp.status, resp.media = falcon.HTTP_202, {}
 
     headers = key()
     provider.ledger.faults.append(Fault("drop_reply"))
@@ -741,6 +744,7 @@ async def test_whatever_a_handler_makes_of_an_unknown_outcome_is_not_final(store
         answers = [await pay(api, headers) for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [409, 201]
+    assert kind(answers[0]) == "idempotency-outcome-unknown"
     assert provider.taken() == [1]
 
 

@@ -130,9 +130,9 @@ class TransactionMiddleware:
             return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp)
         # A failure of ours or a transient refusal says nothing about the next attempt: it is answered and forgotten (IDEM-10).
         outcome = _outcome(result.status, effect)
+        if outcome == "outcome_unknown":
+            raise OutcomeUnknownError("its effect was begun, but the handler answers without its outcome")
         if outcome == "done":
-            if effect.is_passed_over:
-                raise OutcomeUnknownError("its effect was had, but on what has changed since the handler decides otherwise")
             conflict = await self._commit(mutation, effect, unit, result, req.context.tier.retention_seconds)
             if conflict:
                 is_taken = not unfinished(mutation.name, ABSENT).keys().isdisjoint(conflict.keys)
@@ -196,8 +196,8 @@ class TransactionMiddleware:
 def _outcome(status: int, effect: Effect) -> Outcome:
     if status >= 500:
         return "failed"
-    if effect.is_unknown:
-        # Whatever the handler made of it: the next retry finds out.
+    if effect.is_unknown or effect.is_passed_over:
+        # Whatever the handler made of it: the next retry finds out, and nobody may be told otherwise.
         return "outcome_unknown"
     return "refused" if status in NOT_FINAL else "done"
 
