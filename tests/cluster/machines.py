@@ -174,12 +174,15 @@ def make_cgroup(name: str) -> None:
 def processes(cgroup: str) -> list[int]:
     """The processes of a cgroup and its children."""
     found = []
-    for file in (CGROUPS / "pids" / cgroup).rglob("cgroup.procs"):
-        try:
-            found += [int(line) for line in file.read_text().split()]
-        except OSError:  # the cgroup has just gone
-            continue
+    for folder in folders(cgroup):
+        with suppress(OSError):  # it has just gone
+            found += [int(line) for line in (folder / "cgroup.procs").read_text().split()]
     return found
+
+
+def folders(cgroup: str) -> Iterator[Path]:
+    """Where the cgroup and its children are; one that goes meanwhile is passed over, at which `Path.rglob` would raise."""
+    return (Path(folder) for folder, _, _ in os.walk(CGROUPS / "pids" / cgroup))
 
 
 def program_of(process: int) -> Path | None:
@@ -209,7 +212,9 @@ def send(found: Iterable[int], number: signal.Signals) -> None:
 
 def send_to_pod(node: str, uid: str, number: signal.Signals) -> None:
     """Send a signal to every process of a pod, once; one that is killed is started again by its kubelet."""
-    for folder in (CGROUPS / "pids" / Machine(node).cgroup / "kubepods").rglob(f"pod{uid}"):
+    for folder in folders(f"{Machine(node).cgroup}/kubepods"):
+        if folder.name != f"pod{uid}":
+            continue
         send(processes(str(folder.relative_to(CGROUPS / "pids"))), number)
 
 

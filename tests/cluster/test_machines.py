@@ -2,10 +2,11 @@
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.cluster.machines import TREE, Machine, MachineUnfit, check_computer, hierarchies, is_removed, processes
+from tests.cluster.machines import CGROUPS, TREE, Machine, MachineUnfit, check_computer, hierarchies, is_removed, processes
 
 
 @pytest.fixture
@@ -62,3 +63,22 @@ def test_a_machine_that_loses_power_leaves_neither_process_nor_cgroup(spare: Mac
     assert processes(spare.cgroup) == []
     assert not spare.is_running()
     assert not [folder for folder in hierarchies() if (folder / spare.cgroup).exists()]
+
+
+def test_processes_are_found_while_cgroups_come_and_go(spare: Machine) -> None:
+    """As those of pods do that a kubelet tidies up."""
+    outer = CGROUPS / "pids" / spare.cgroup / "pod"
+
+    def come_and_go() -> None:
+        for _ in range(2_000):
+            (outer / "container").mkdir(parents=True)
+            (outer / "container").rmdir()
+            outer.rmdir()
+
+    with ThreadPoolExecutor(1) as pool:
+        tidied = pool.submit(come_and_go)
+        found = [processes(spare.cgroup) for _ in range(1_000)]
+
+    tidied.result()
+    assert {tuple(one) for one in found} == {tuple(processes(spare.cgroup))}
+    assert found[0]
