@@ -2,36 +2,32 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import falcon
 from falcon.asgi import Request, Response
 
 from tidegate.contract.errors import TidegateError
+from tidegate.idempotency.answer import put, result_of, settle
 from tidegate.idempotency.effect import Effect
 from tidegate.idempotency.errors import (
     ClaimLostError,
     DeterminateError,
-    KeyExpiredError,
-    KeyReusedError,
     MutationConflictError,
-    MutationInProgressError,
     OutcomeUnknownError,
-    ResultTooLargeError,
 )
 from tidegate.idempotency.fault_points import FaultPoint, Reached, go_on
 from tidegate.idempotency.journal import Found, Journal, unfinished
 from tidegate.idempotency.measures import MutationMeasures, Outcome, outcome_of
 from tidegate.idempotency.mutation import Mutation
-from tidegate.idempotency.record import NOT_FINAL, Claim, Result, Tombstone, stored_headers
+from tidegate.idempotency.record import NOT_FINAL, Result
 from tidegate.idempotency.unit_of_work import UnitOfWork
 from tidegate.store.base import ABSENT, Conflict
 
 ATTEMPTS = 24
 """Runs of a handler before it is given up: twenty writers of one balance all land, with room to spare."""
 LONGEST_PAUSE_SECONDS = 0.1
-EMPTY: Mapping[str, str] = {}
 
 Render = Callable[[Exception, Request, Response], None]
 
@@ -104,7 +100,7 @@ class TransactionMiddleware:
             self._reached(FaultPoint.BEFORE_RESPONSE)
 
     async def _carry_out(self, mutation: Mutation, effect: Effect, req: Request, resp: Response, params: dict[str, Any]) -> Outcome:
-        if _settle(mutation.found, mutation, resp):
+        if settle(mutation.found, mutation, resp):
             return "replayed"
         async with effect:
             for attempt in range(ATTEMPTS):
@@ -137,7 +133,7 @@ class TransactionMiddleware:
             if conflict:
                 is_taken = not unfinished(mutation.name, ABSENT).keys().isdisjoint(conflict.keys)
                 return self._yield_to(await self._journal.look_up(mutation.name), mutation, resp) if is_taken else None
-        _put(result, resp, draft.headers)
+        put(result, resp, draft.headers)
         return outcome
 
     async def _run(
@@ -153,16 +149,7 @@ class TransactionMiddleware:
             self._render(ex, req, draft)
             if effect.is_had and draft.status_code < 500:
                 raise TypeError(f"{req.uri_template}: a mutation cannot be refused after its effect, whose outcome would be lost") from ex
-        if draft.stream is not None or draft.sse is not None:
-            raise TypeError(f"{req.uri_template}: a mutation cannot stream its answer, it would not be stored")
-        if draft._cookies:
-            raise TypeError(f"{req.uri_template}: a mutation cannot set a cookie, a replay would not")
-        body = await draft.render_body() or b""
-        if len(body) > self._maximum_result_bytes:
-            raise ResultTooLargeError(
-                f"{req.uri_template}: an answer of {len(body)} bytes, at most {self._maximum_result_bytes} are stored"
-            )
-        return Result(fingerprint=mutation.fingerprint, status=draft.status_code, headers=stored_headers(draft.headers), body=body)
+        return await result_of(draft, mutation.fingerprint, str(req.uri_template), maximum_bytes=self._maximum_result_bytes)
 
     async def _commit(
         self, mutation: Mutation, effect: Effect, unit: UnitOfWork, result: Result, retention_seconds: int
@@ -186,7 +173,7 @@ class TransactionMiddleware:
 
     @staticmethod
     def _yield_to(found: Found, mutation: Mutation, resp: Response) -> Outcome | None:
-        if _settle(found, mutation, resp):
+        if settle(found, mutation, resp):
             return "replayed"
         if found.record is not None:
             raise OutcomeUnknownError("another attempt claimed this mutation and may have had its effect")
@@ -200,32 +187,6 @@ def _outcome(status: int, effect: Effect) -> Outcome:
         # Whatever the handler made of it: the next retry finds out, and nobody may be told otherwise.
         return "outcome_unknown"
     return "refused" if status in NOT_FINAL else "done"
-
-
-def _settle(found: Found, mutation: Mutation, resp: Response) -> bool:
-    """Answer with what is known, if that is the end of it."""
-    record = found.record
-    if record is not None and record.fingerprint != mutation.fingerprint:
-        raise KeyReusedError("this Idempotency-Key belongs to another request; use a new key for a new request")
-    match record:
-        case Result():
-            _put(record, resp)
-            resp.set_header("Idempotent-Replayed", "true")
-        case Tombstone():
-            raise KeyExpiredError("this request was done, and its result is kept no longer; use a new key for a new request")
-        case Claim() if found.is_live:
-            raise MutationInProgressError("this request is being carried out; retry with the same key for its result")
-        case _:
-            return False
-    return True
-
-
-def _put(result: Result, resp: Response, of_one_response: Mapping[str, str] = EMPTY) -> None:
-    # First answers go this way too, so that a replay differs from them in its marker and in fields of one response alone.
-    resp.status = result.status
-    resp.set_headers({**of_one_response, **result.headers, "cache-control": "no-store"})
-    resp.data = result.body
-    resp.complete = True
 
 
 def _pause_seconds(attempt: int) -> float:
