@@ -92,14 +92,19 @@ async def test_without_the_store_nothing_is_done_and_reads_of_limits_go_on(stage
     assert [await customer.effects(order) for customer, order in orders] == [[], []]
 
 
-def test_a_store_that_may_evict_makes_every_region_unready(stage, store):
-    """IDEM-18, W9: a result that was dropped to make room would be done again."""
+async def test_a_store_that_may_evict_makes_every_region_unready_and_gets_no_mutation(stage, store):
+    """IDEM-18, W9: a result that was dropped to make room would be done again. Where nobody is ready, an edge asks everybody."""
+    orders = orders_of_both_kinds(stage)
     with store.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         for region in stage.regions:
             eventually(lambda region=region: not region.is_ready(), seconds=15)
+        refused = [await customer.send(region, order) for customer, order in orders for region in stage.regions]
         client.config_set("maxmemory-policy", "noeviction")
     stage.wait_until_ready()
+
+    assert {(answer.status_code, answer.json()["type"].rpartition("/")[2]) for answer in refused} == {(503, "idempotency-unavailable")}
+    assert [await customer.effects(order) for customer, order in orders] == [[], []]
 
 
 async def test_a_store_that_comes_back_empty_is_refused_until_the_right_one_is_back(stage, store):
